@@ -25,7 +25,7 @@ from enforcement.store.topology import Topology
 
 logger = logging.getLogger(__name__)
 
-# What Django compares with the Host field of a request, in which it accepts nothing else.
+# Django compares such names with the Host field of a request, and accepts nothing else there.
 _HOST = re.compile(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"https?://[^/?#\s]+")
 

@@ -1,4 +1,4 @@
-"""What a WSGI application cannot say in a header, because connections belong to the server."""
+"""A WSGI application that closes connections. It cannot do so by a header, because connections belong to the server."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What /metrics says about the control plane, in the format of Prometheus."""
+"""The metrics of the control plane, in the format of Prometheus."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator

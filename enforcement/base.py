@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from enforcement.metering.tally import MeteredTally
 
 MANY_LIMITERS = 16
-"""So many limiters in one process are a mistake, such as a new one for each request. This is logged."""
+"""
+From this number on, a warning is logged: so many limiters in one process are a mistake, such as a new one a request.
+"""
 START_SECONDS = 1.0
 """How long ``start()`` waits for the documents of a store that replies."""
 
@@ -43,7 +45,7 @@ logger = logging.getLogger("sluicegate.limiter")
 
 class BaseLimiter:
     """
-    What both limiters share.
+    The base of both limiters.
 
     A limiter opens no connection and starts no thread before its first call. A background thread then follows the
     published documents, reports usage and sends the heartbeats of this instance.
@@ -172,7 +174,7 @@ class BaseLimiter:
 
     @property
     def derived(self) -> DerivedPlans:
-        """What integrations keep for as long as the present documents are in use. See :class:`DerivedPlans`."""
+        """Data that integrations keep for as long as the present documents are in use. See :class:`DerivedPlans`."""
         return self._documents.derived
 
     @property

@@ -189,7 +189,7 @@ class _Uncancelled:
     __slots__ = ("_asyncio_future_blocking", "add_done_callback", "get_loop")
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
-        # What a task asks of a future. Methods around these would be two calls more for each wait.
+        # The methods of a future that a task calls. Methods around these would be two calls more for each wait.
         self.add_done_callback = future.add_done_callback
         self.get_loop = future.get_loop
         self._asyncio_future_blocking = False

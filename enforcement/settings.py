@@ -25,7 +25,7 @@ LEAST_TIMEOUT: Final = 0.001
 MOST_TIMEOUT: Final = 10.0
 
 ENFORCE, SHADOW, OFF = IN_CODE = ("enforce", "shadow", "off")
-"""What happens to limits in code: they hold, they count and deny nothing, or they do not even count."""
+"""The modes of limits in code: they hold, they count and deny nothing, or they do not even count."""
 
 _VARIABLES: Final = {
     "url": "SLUICEGATE_REDIS_URL",

@@ -26,7 +26,7 @@ class DecisionCount:
 @dataclass(frozen=True, slots=True)
 class Stats:
     """
-    What one limiter has done since its process began, and its present state.
+    The counts of one limiter since its process began, and its present state.
 
     Counts never decrease, except in a forked child, where they begin at 0.
 

@@ -1,4 +1,4 @@
-"""What keeps each page of the admin to the projects of the user."""
+"""Base classes that keep each page of the admin to the projects of the user."""
 
 from collections.abc import Callable
 from functools import reduce, wraps

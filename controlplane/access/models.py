@@ -12,7 +12,7 @@ from controlplane.projects.models import Project
 
 
 class Membership(models.Model):
-    """What a user may do in one project."""
+    """The role of a user in one project."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mem"), editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships")

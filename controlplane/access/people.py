@@ -48,7 +48,7 @@ class UserForm(UserChangeForm):
         help_text=f"{OPERATOR_WORDS.capitalize()}. All others see the projects of which they are members.",
     )
     change_reason = RecordedForm.base_fields["change_reason"]
-    # Who saves the form.
+    # The user who saves the form.
     user: User
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -3,7 +3,7 @@
 VIEWER, EDITOR, OWNER = "viewer", "editor", "owner"
 # Each role may do all that the roles before it may do.
 ROLES = (VIEWER, EDITOR, OWNER)
-# What each role may do, in three words.
+# The rights of each role, in three words.
 WORDS = {
     VIEWER: "reads, exports, explains",
     EDITOR: "changes limits, tokens, overrides",

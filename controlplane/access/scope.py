@@ -1,4 +1,4 @@
-"""What a user of the admin may see and change. Every list, count and export of the admin asks here."""
+"""The rows that a user of the admin may see and change. Every list, count and export of the admin asks here."""
 
 from collections.abc import Callable
 from typing import Any

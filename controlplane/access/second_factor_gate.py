@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from controlplane.access import second_factor
 
-# What a user needs who has given only the password.
+# The pages that a user needs after the password alone.
 OPEN = ("login", "logout", "jsi18n", "second-factor", "second-factor-code")
 
 

@@ -19,7 +19,7 @@ from controlplane.lists.counting import capped
 from controlplane.lists.dependents import Dependents
 
 FIELD = "object_name"
-# Of the objects that are in the way of a deletion.
+# The most names shown of the objects that are in the way of a deletion.
 NAMES_SHOWN = 20
 
 

@@ -255,7 +255,7 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
                 return view()
 
     def response_action(self, request: HttpRequest, queryset: models.QuerySet) -> HttpResponse | None:
-        # Of the rows that the user sees, some may be of projects in which the role is only to read.
+        # Some of the rows that the user sees may be of projects in which the role is only to read.
         kind = "delete" if request.POST.get("action") == "delete_selected" else "change"
         queryset = self.narrowed(queryset, request.user, kind)
         most = self.most_at_once

@@ -41,7 +41,7 @@ SHOWN, MOST_FOUND = 12, 50
 @dataclass(frozen=True, slots=True)
 class ProjectChoice:
     """
-    What the frame offers.
+    The choice of a project that the frame of a page offers.
 
     Attributes:
         chosen: The project, or None for all.

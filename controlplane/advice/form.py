@@ -1,4 +1,4 @@
-"""What the form of a policy says while somebody types in it."""
+"""Advice on the form of a policy while somebody types in it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -111,7 +111,7 @@ def _cost(text: str, unit: str) -> int:
 
 
 class _Seen:
-    """What requests of the last days had, read only if a limit asks for it."""
+    """The attributes and units in requests of the last days, read only if a limit asks for them."""
 
     def __init__(self, policy: Policy, projects: QuerySet[Project], now: datetime) -> None:
         self.policy, self.now = policy, now

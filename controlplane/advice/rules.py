@@ -1,4 +1,4 @@
-"""What may be unwise about limits that are valid. It never prevents that a policy is saved."""
+"""Advice on limits that are valid and may be unwise. It never prevents that a policy is saved."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

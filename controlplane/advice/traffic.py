@@ -1,4 +1,4 @@
-"""What requests of the last days had, as far as usage and the sample of denials know."""
+"""The attributes and units in requests of the last days, as far as usage and the sample of denials know."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -137,7 +137,7 @@ class AlertEventAdmin(ReadOnlyAdmin):
     list_select_related = ["rule"]
     search_fields = ["title"]
     fields = readonly_fields = ["title", "of_rule", "shown_state", "when", "facts", "messages"]
-    # Of what a rule without a project has found in a project, only operators know.
+    # Only operators see what a rule without a project has found in a project.
     project_path = "rule__project_id"
     linked_filters = ("rule",)
     ends_with_owner = True

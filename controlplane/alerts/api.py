@@ -120,7 +120,7 @@ class AlertRuleQuery(ListQuery):
 
 
 class AlertRuleView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
-    """What alerts are made of, and which webhooks are told."""
+    """Rules of alerts, with the webhooks that they notify."""
 
     serializer_class = AlertRuleSerializer
     lookup_field = "id"
@@ -164,7 +164,7 @@ class AlertEventQuery(ListQuery):
 
 
 class AlertEventView(Listed, Retrieved, ApiView):
-    """What the rules have found, the latest first."""
+    """Events of the rules, the latest first."""
 
     serializer_class = AlertEventSerializer
     lookup_field = "id"

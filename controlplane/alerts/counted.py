@@ -1,4 +1,4 @@
-"""What the kinds of rules find that need only the rows of the control plane."""
+"""Findings of the kinds of rules that need only the rows of the control plane."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta

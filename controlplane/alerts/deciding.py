@@ -20,7 +20,7 @@ from controlplane.projects.models import Project
 from controlplane.webhooks.deliveries import body_of, enqueue
 
 KEPT = timedelta(days=90)
-# Of one decision, so that its transaction is short. The next look decides on the others.
+# The most events of one decision, so that its transaction is short. The next look decides on the others.
 MOST_EVENTS = 500
 # A task is stopped before it is so old. So a decision that is further ahead is one of a clock that was set back since.
 CLOCK_SET_BACK = timedelta(minutes=2)
@@ -127,7 +127,7 @@ def _raised(rule: AlertRule, finding: AlertFinding, past: list[AlertEvent], now:
 def _resolved(event: AlertEvent, now: datetime) -> AlertEvent:
     names = ("rule_id", "project_id", "kind", "subject", "period", "level")
     kept: dict[str, Any] = {name: getattr(event, name) for name in names}
-    # What the first text asks for is done.
+    # The first text asks for something that is done by now.
     data = {**event.data, "text": f"Since {event.at:%Y-%m-%d %H:%M} UTC: {event.title}."}
     title = event.over or f"Over: {event.title}"[:500]
     return AlertEvent(**kept, data=data, state=RESOLVED, title=title, at=now, resolved_at=now)

@@ -1,4 +1,4 @@
-"""What a look has found, before anybody decides whether that is an event."""
+"""Findings of a look, before anybody decides whether they are events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -17,7 +17,7 @@ LONGEST = 90 * DAY_SECONDS
 @dataclass(frozen=True, slots=True)
 class Kind:
     """
-    What a rule of a kind says.
+    One kind of rule.
 
     Attributes:
         words: Its name for people.

@@ -39,7 +39,7 @@ class Counters:
 @dataclass(slots=True)
 class Look:
     """
-    What all rules share of one look.
+    The data of one look, which all rules share.
 
     Attributes:
         away: Why the store could not be read, as a sentence. Empty if it could.

@@ -22,7 +22,7 @@ RAISED, RESOLVED = "raised", "resolved"
 
 class AlertRule(models.Model):
     """
-    What is watched, and who is told.
+    A condition that is watched, and the webhooks and people that are notified.
 
     Attributes:
         project: Whose tokens and limits are watched. None: those of all projects, or the installation.
@@ -150,7 +150,7 @@ def check_thresholds(given: Any) -> None:
 
 class AlertEvent(models.Model):
     """
-    What a rule has found of one subject in one period, or that it is over.
+    A finding of a rule about one subject in one period, or the end of it.
 
     Attributes:
         subject: What it is about, such as a token with a limit, as a key.

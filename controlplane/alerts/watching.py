@@ -1,4 +1,4 @@
-"""What each kind of rule finds in one look."""
+"""Findings of each kind of rule in one look."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ from enforcement.store.client import STORE_ERRORS
 NAMED = 5
 # From this used share on, a forecast is made. Of less, it says little.
 FORETOLD_FROM = 0.25
-# Of one kind of row in one look. The next look finds the others.
+# The most rows of one kind in one look. The next look finds the others.
 MOST_ENDING = 500
 
 

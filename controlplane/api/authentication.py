@@ -204,7 +204,7 @@ def _remember_use(key: ManagementKey, now: datetime) -> None:
     if key.last_used_at and key.last_used_at > now - USED_PRECISION:
         return
     try:
-        # Of several requests at the same time only one writes, because the others find the new time.
+        # If several requests come at the same time, only one writes, because the others find the new time.
         unused = Q(last_used_at=None) | Q(last_used_at__lte=now - USED_PRECISION)
         ManagementKey.objects.filter(unused, pk=key.pk).update(last_used_at=now)
     except OperationalError as exc:

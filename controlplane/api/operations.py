@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of each operation, in a line for lists and in a sentence or two for readers."""
+"""Texts of the OpenAPI document for each operation: a line for lists, and a sentence or two for readers."""
 
 from typing import NamedTuple
 

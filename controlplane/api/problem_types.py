@@ -19,7 +19,7 @@ class ProblemType(NamedTuple):
     remedy: str
 
 
-# What a retry with the same Idempotency-Key is for.
+# The advice to retry with the same Idempotency-Key.
 _SAFE = "Send the request again with the same `Idempotency-Key`, so that the change is not made twice."
 
 # By the member "code" of a problem.

@@ -231,7 +231,7 @@ def _walk(detail: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str 
 
 def _error(place: str, path: tuple[str | int, ...], detail: exceptions.ErrorDetail) -> dict[str, str]:
     where = str(path[0]) if place == "parameter" and path else pointer(path)
-    # Who misplaces a secret may keep the answer in a log.
+    # The client may log this response, so it must not repeat a misplaced secret.
     return {place: hide_secrets(where), "code": detail.code or "invalid", "detail": hide_secrets(str(detail))}
 
 

@@ -1,4 +1,4 @@
-"""What the headers of a change say of it beside its body: the reason, and the idempotency key."""
+"""The headers of a change, which hold its reason and its idempotency key."""
 
 import re
 from hashlib import sha256

@@ -133,7 +133,7 @@ LINK = _header("Link", "The addresses of the next and the previous page (RFC 828
 LOCATION = _header("Location", "The address of the new object, or of the job.", [201, 202])
 JOB_LOCATION = _header("Location", "The address of the job.", [202])
 JOB_RETRY = _header("Retry-After", "Seconds until it is worthwhile to read the job.", [202])
-# What follows a response with a job.
+# Links that follow a response with a job.
 JOB_LINKS = {
     action: {"operationId": f"jobs_{action}", "parameters": {"id": "$response.body#/id"}}
     for action in ("retrieve", "destroy")
@@ -144,10 +144,10 @@ def _of_responses(name: str, description: str, **schema: Any) -> dict[str, Any]:
     return {name: {"description": description, "schema": {"type": "string", **schema}}}
 
 
-# What drf-spectacular adds to a pattern, so that an empty string is allowed too.
+# drf-spectacular adds this to a pattern, so that an empty string is allowed too.
 EMPTY = {"type": "string", "maxLength": 0}
 
-# Of every response that a view makes, and of single statuses.
+# Headers of every response that a view makes, and of single statuses.
 HEADERS = {
     **_of_responses("X-Request-Id", "The id of the request in the log and the audit. Yours, if you sent a valid one."),
     **_of_responses("Cache-Control", "No response may be stored.", const="no-store"),
@@ -162,7 +162,7 @@ ERROR_HEADERS = {
     },
     "503": _of_responses("Retry-After", "Seconds until a new attempt is worthwhile."),
 }
-# What the HTTP server answers before a view sees the request.
+# Responses of the HTTP server before a view sees the request.
 SERVER_ERRORS = {
     "414": "The request line has more than 8190 bytes. The HTTP server answers, without a problem document.",
     "431": "The header fields are too long or too many. The HTTP server answers, without a problem document.",

@@ -1,4 +1,4 @@
-"""What REST asks of a request before any view: an encrypted connection, and a body of a known length."""
+"""Checks of a request before any view: an encrypted connection, and a body of a known length."""
 
 from collections.abc import Callable
 

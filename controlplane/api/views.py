@@ -38,7 +38,7 @@ from controlplane.publishing.publisher import last_revision, revision_of
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 REVISION_HEADER = "Sluicegate-Revision"
 REPLAYED_HEADER = "Idempotency-Replayed"
-# What belongs to the object of a response, or to the job that it names. All other headers belong to one response.
+# These headers belong to the object of a response, or to the job that it names. All others belong to one response.
 WARNING_HEADER = "Sluicegate-Warning"
 KEPT_HEADERS = ("ETag", "Location", "Retry-After", WARNING_HEADER)
 

@@ -57,7 +57,7 @@ class AuditEntry(models.Model):
             models.Index(fields=["object_id", "-id"], name="policies_audit_object"),
             # The search for a request.
             models.Index(fields=["request_id"], name="policies_audit_request", condition=~models.Q(request_id="")),
-            # What the members of a project see.
+            # The entries that the members of a project see.
             models.Index(fields=["project", "-at", "-id"], name="policies_audit_project"),
         ]
 

@@ -30,7 +30,7 @@ OBJECTS = {
     "store": "the store",
     "audit": "the audit itself",
 }
-# What happened, in words, and the endings of the actions that say it.
+# Deeds in words, with the endings of the actions that name them.
 DEEDS = {
     "created": ("create",),
     "changed": ("update", "rollback", "undo", "set", "narrow", "limit"),

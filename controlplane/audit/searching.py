@@ -1,4 +1,4 @@
-"""What a search of the audit finds, in the admin and over REST."""
+"""The search of the audit, for the admin and for REST."""
 
 from controlplane.lists.searching import IndexedSearch
 

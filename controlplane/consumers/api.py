@@ -142,7 +142,7 @@ class ConsumerSerializer(serializers.ModelSerializer):
 
 
 class ConsumerView(ApiView):
-    """What the holder of a token may know of it. Nothing is charged to its limits."""
+    """The limits of a token, for its holder. Nothing is charged to them."""
 
     optional_source = COUNTERS
     authentication_classes = (TokenAuthentication,)

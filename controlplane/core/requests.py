@@ -20,7 +20,7 @@ ID_HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
-# What probes and Prometheus ask for, at the address of a container instead of a name of ALLOWED_HOSTS.
+# Paths that probes and Prometheus request at the address of a container instead of a name of ALLOWED_HOSTS.
 MONITORING = frozenset({"/healthz", "/readyz", "/metrics"})
 
 

@@ -32,7 +32,7 @@ _REASONS = {
 
 
 MEANWHILE = "Changes are saved, and published when it is back. Until then, proxies decide by each limit's rule."
-"""What follows the reason why the store is unavailable, for people."""
+"""A sentence for people that follows the reason why the store is unavailable."""
 
 
 def reason_of(error: Exception) -> str:

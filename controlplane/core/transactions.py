@@ -9,7 +9,7 @@ from django.db import DatabaseError, connection, models, transaction
 IDLE_MS = 5_000
 # Longer than that, and than others need who wait for the same rows before this one.
 LOCK_WAIT_MS = 10_000
-# What PostgreSQL answers to one that waited too long, and to one that was idle for too long.
+# The errors of PostgreSQL for a transaction that waited too long, and for one that was idle for too long.
 LOCK_NOT_AVAILABLE, IDLE_IN_TRANSACTION = "55P03", "25P03"
 # How often a deletion in pieces waits for rows that others have locked.
 MOST_WAITS = 3

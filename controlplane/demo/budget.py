@@ -18,9 +18,9 @@ BUDGET = 10_000
 MODEL = "demo-model"
 # Micros for a million tokens.
 PRICES = {"input": 1_000_000, "cached_input": 100_000, "output": 25_000_000}
-# What is asked, and the most tokens that the answer may have. The first is the cheapest.
+# Questions, each with the most tokens that its answer may have. The first is the cheapest.
 QUESTIONS = (("Hello!", 4), ("Which limit denies?", 8), ("How much of the budget is left this month?", 12))
-# So many of each question for each proxy, that together they may cost more than the budget.
+# The number of each question at each proxy. Together they may cost more than the budget.
 EACH = 4
 MOST_WAVES = 40
 SETTLED_SECONDS = 5.0

@@ -1,5 +1,5 @@
 """
-What people do in an emergency. Admin, API and tasks call these functions with an open change.
+Actions in an emergency. Admin, API and tasks call these functions with an open change.
 
     with change(actor=actor, reason=reason) as tx:
         suspend(tx, token, ends_at)

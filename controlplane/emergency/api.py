@@ -88,7 +88,9 @@ class SuspensionQuery(ListQuery):
 
 
 class SuspensionView(Listed, Retrieved, ApiView):
-    """What every proxy refuses for now. A new one is of a value of an attribute, and a deletion resumes it."""
+    """
+    Suspensions, for which every proxy refuses requests. A new one is of a value of an attribute. A deletion ends it.
+    """
 
     serializer_class = SuspensionSerializer
     lookup_field = "id"

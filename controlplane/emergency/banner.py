@@ -1,4 +1,4 @@
-"""What every page of the admin says while every limit is a shadow, or while something cannot be read."""
+"""The banner on every page of the admin while every limit is a shadow, or while something cannot be read."""
 
 from datetime import datetime
 from typing import Any

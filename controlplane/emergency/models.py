@@ -46,7 +46,7 @@ class SuspensionQuerySet(models.QuerySet["Suspended"]):
 
 class Suspended(models.Model):
     """
-    What a suspension and one that has ended have in common.
+    The base of a suspension and of one that has ended.
 
     Attributes:
         within: Of a value, the project in which it is suspended. None: in all projects.

@@ -1,5 +1,5 @@
 """
-What the store suspends and a restored database does not.
+Suspensions that the store has and a restored database lacks.
 
 The documents of the store are the only record of suspensions that were made after the backup. They are compared before
 the database is published, and what is missing is suspended again with the end that it has in the store.

@@ -64,7 +64,7 @@ class ValuesField(RulesField):
 
 
 class QuestionForm(forms.Form):
-    """What is asked: a decision id, or a token with what is known of its request."""
+    """The form of a question: a decision id, or a token with what is known of its request."""
 
     decision = forms.CharField(required=False, max_length=200, label="Decision id")
     token = forms.CharField(required=False, max_length=200, widget=UnfoldAdminTextInputWidget, label="Token")

@@ -22,7 +22,7 @@ from enforcement.model.instants import from_us
 from enforcement.plan.rules import Subject
 
 CUT = "~"
-# What a request had to be denied for, if it was denied for a limit.
+# The reasons for which a request is denied because of a limit.
 OF_A_LIMIT = ("limited", "cost_exceeds_capacity", "degraded_denied", "unpriced_model", "unmetered")
 
 
@@ -110,7 +110,7 @@ class Explanation:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """What would deny the same request now."""
+        """The reasons that would deny the same request now."""
         return (self.refusal,) if self.refusal else self.full
 
     @property

@@ -1,4 +1,4 @@
-"""What usage says of the minute of a request, and of the window up to it."""
+"""Usage in the minute of a request, and in the window up to it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator

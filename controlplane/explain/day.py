@@ -15,7 +15,7 @@ from controlplane.usage.periods import start_of
 HOURS = 24
 HEIGHT = 64
 COUNTS = ("allowed", "denied", "would_deny")
-# Of the width of an hour, so that bars do not touch.
+# The share of the width of an hour that its bar takes, so that bars do not touch.
 FILLED = 0.8
 
 
@@ -101,7 +101,7 @@ def bars_of(hours: tuple[Hour, ...]) -> list[Bar]:
     step = 100 / max(len(hours), 1)
     bars = []
     for index, hour in enumerate(hours):
-        # What a shadow would deny was allowed, and so is a part of it.
+        # A request that a shadow would deny was allowed, so it is counted among those.
         parts = {"allowed": hour.allowed - hour.would_deny, "would": hour.would_deny, "denied": hour.denied}
         floor = float(HEIGHT)
         for kind, number in parts.items():

@@ -1,4 +1,4 @@
-"""What an emergency changes for a request: suspensions, and a glass that is broken."""
+"""The effects of an emergency on a request: suspensions, and a broken glass."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime

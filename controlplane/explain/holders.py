@@ -22,7 +22,7 @@ from enforcement.model.sizes import MAX_LIMITS_PER_REQUEST
 from enforcement.plan.rules import Rule, Subject, rules_of
 from enforcement.store.client import with_library
 
-# What one page may ask of the store. Each command reads up to 64 counters of one hash tag.
+# The most commands of one page for the store. Each reads up to 64 counters of one hash tag.
 MOST_COMMANDS = 200
 
 

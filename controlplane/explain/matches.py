@@ -37,7 +37,7 @@ class Matched:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What stays the same over the revisions."""
+        """The part of a limit that stays the same over the revisions."""
         return self.scope, self.policy_id, self.limit.name
 
 

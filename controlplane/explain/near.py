@@ -1,5 +1,5 @@
 """
-Who is near a limit, and who runs out first.
+Tokens and projects that are near a limit, and those that run out first.
 
 Counters have digests for names, so nobody can list those that are nearly full. Candidates are the tokens and projects
 that were active or denied in the last minutes, the busiest first. Only their counters are read.
@@ -35,7 +35,7 @@ HOUR = timedelta(seconds=HOUR_SECONDS)
 MOST_CANDIDATES = 600
 # On a page that shows the first of them beside much else.
 FEW_CANDIDATES = 200
-# Of more, those in the same step of UsageRow.STEPS have no order, so not the busiest of all may be found.
+# Above this number, those in the same step of UsageRow.STEPS have no order, so the busiest may be missed.
 MOST_A_MINUTE = 2_000
 MOST_FORETOLD = 100
 NEVER = datetime.max.replace(tzinfo=UTC)

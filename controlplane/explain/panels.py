@@ -1,4 +1,7 @@
-"""Who is near a limit: the card of the Overview, the whole list, and the column and filter of tokens and projects."""
+"""
+Pages about the nearest limits: the card of the Overview, the whole list, and a column and filter of tokens and
+projects.
+"""
 
 import math
 from datetime import datetime
@@ -38,7 +41,8 @@ from controlplane.usage.models import UsageRow
 from enforcement.model.instants import HOUR_SECONDS
 
 SHOWN = 6
-# Of the commands that a page may send, those for the column of a list of 50 rows. The list of those near has the rest.
+# The most commands for the column of a list of 50 rows, as a part of those of a page. The list of those near has the
+# rest.
 COLUMN_COMMANDS = 60
 TITLE = "Near a limit"
 NOT_READ = "not read"

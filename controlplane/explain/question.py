@@ -1,4 +1,4 @@
-"""What is asked: a decision by its id, or a token with the attributes of a request and a time."""
+"""Questions: a decision by its id, or a token with the attributes of a request and a time."""
 
 import os
 import re
@@ -57,7 +57,7 @@ def secret_in(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Reach:
     """
-    What the asker may see.
+    The projects that the asker may see.
 
     Attributes:
         everything: Whether that is every project. Only then are sums over all projects shown, and names of instances.

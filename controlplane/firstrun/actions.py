@@ -1,4 +1,4 @@
-"""What the first steps create: an account, a project, policies of a template, and a token."""
+"""The objects that the first steps create: an account, a project, policies of a template, and a token."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +25,7 @@ from controlplane.publishing.changes import Actor, Change, change
 from enforcement.model.limits import Limit
 from enforcement.model.metered import MONEY
 
-# Of two requests for the same step at once, the second one then sees what the first one has done.
+# If two requests take the same step at once, the second one sees what the first one has done.
 TURN = "first steps"
 FIRST_PROJECT = "first"
 FIRST_TOKEN = "first-token"

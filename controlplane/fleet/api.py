@@ -30,7 +30,7 @@ class UnsupportedSerializer(serializers.Serializer):
 
 
 class InCodeField(serializers.ChoiceField):
-    """What a heartbeat leaves out means that limits in code hold."""
+    """A field for the mode of limits in code. A heartbeat without it means that they hold."""
 
     def to_representation(self, value: str) -> str:
         return value or ENFORCE

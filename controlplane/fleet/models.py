@@ -49,11 +49,11 @@ class Instance(models.Model):
     started_at = models.DateTimeField(null=True)
     seen_at = models.DateTimeField(db_index=True)
     degraded_since = models.DateTimeField(null=True)
-    # Of the prices that it uses. None if it uses none, as it meters nothing.
+    # The revision of the prices that it uses. None if it uses none, as it meters nothing.
     price_revision = models.BigIntegerField(null=True)
     # Until when it runs with every limit as a shadow. None: it enforces its limits.
     glass_until = models.DateTimeField(null=True)
-    # What happens to its limits in code. Empty: they hold.
+    # The mode of its limits in code. Empty: they hold.
     in_code = models.CharField(
         max_length=8, choices=[("shadow", "shadow"), ("off", "off")], blank=True, default="", db_default=""
     )

@@ -7,7 +7,7 @@ from controlplane.keys.models import ManagementKey
 
 MAX_NAME = 255
 KEPT = timedelta(hours=24)
-# What follows a commit takes less. After that, its process is dead.
+# The work after a commit takes less time. After that, its process is dead.
 ENDING = timedelta(seconds=30)
 
 

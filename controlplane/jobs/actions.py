@@ -1,4 +1,4 @@
-"""What people do to jobs. Admin and API call this with an open change."""
+"""Actions on jobs. Admin and API call this with an open change."""
 
 from django.core.exceptions import ValidationError
 

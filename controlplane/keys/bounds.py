@@ -1,4 +1,4 @@
-"""What keeps a management key from making another one, or itself, into more than it is."""
+"""Rules that keep a management key from giving another one, or itself, more rights than it has."""
 
 from collections.abc import Collection, Mapping
 

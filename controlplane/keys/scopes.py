@@ -1,4 +1,4 @@
-"""What a management key may do."""
+"""The scopes (access rights, RBAC) of management keys."""
 
 from collections.abc import Mapping
 

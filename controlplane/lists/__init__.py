@@ -1,1 +1,1 @@
-"""What keeps lists of millions of rows fast. It imports no app."""
+"""Tools that keep lists of millions of rows fast. They import no app."""

@@ -1,4 +1,4 @@
-"""What is deleted with some rows, and what keeps them, counted by the database instead of read."""
+"""The objects that are deleted with some rows, and those that prevent it, counted by the database instead of read."""
 
 from collections.abc import Iterator, Sequence
 from functools import reduce

@@ -38,7 +38,7 @@ class AddIndex(migrations.AddIndex):
 @dataclass(frozen=True)
 class Searched:
     """
-    What the search of a table reads on PostgreSQL. Other databases read all rows.
+    The columns that the search of a table reads on PostgreSQL. Other databases read all rows.
 
     Attributes:
         beginnings: Columns that are searched in any case.

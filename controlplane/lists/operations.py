@@ -1,4 +1,4 @@
-"""What a migration does on PostgreSQL alone."""
+"""Operations of migrations for PostgreSQL alone."""
 
 from collections.abc import Callable
 from typing import Any

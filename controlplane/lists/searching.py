@@ -40,7 +40,7 @@ class IndexedSearch:
 
     @property
     def search_help_text(self) -> str:
-        """What the search finds, which depends on the database."""
+        """A help text that says what the search finds, which depends on the database."""
         return self.searches[0 if self._finds_parts else 1]
 
     @property

@@ -13,13 +13,13 @@ TOKEN_INDEXES = [
     Index(fields=["expires_at", "id"], name="projects_token_ends"),
     # The beginning of the secret, in any collation of the database.
     Index(fields=["prefix"], name="projects_token_prefix", opclasses=["varchar_pattern_ops"]),
-    # What counts the live tokens of a project without reading them.
+    # Counts the live tokens of a project without reading them.
     Index(fields=["project", "expires_at"], name="projects_token_live", condition=Q(revoked_at=None)),
-    # What counts the tokens of a policy in the projects of a member.
+    # Counts the tokens of a policy in the projects of a member.
     Index(fields=["policy", "project"], name="projects_token_uses"),
-    # What counts its live tokens without reading them.
+    # Counts its live tokens without reading them.
     Index(fields=["policy", "expires_at"], name="projects_token_having", condition=Q(revoked_at=None)),
-    # What counts those that nobody has used for long. A use changes it once a day.
+    # Counts those that nobody has used for long. A use changes it once a day.
     Index(fields=["last_used_on", "created_at"], name="projects_token_unused", condition=Q(revoked_at=None)),
     Index(fields=["-created_at"], name="projects_token_revoked", condition=Q(revoked_at__isnull=False)),
     # A project may have none of many.

@@ -36,7 +36,7 @@ PARTITION = {
     "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MAX_PARTITION_VALUE_LENGTH},
     "examples": [{"label.team": "web"}],
 }
-# Who may not change a limit for all projects may not change it for one of them.
+# A key that may not change a limit for all projects may not change it for one of them.
 SHARED_LIMIT = "This limit belongs to a policy that all projects share, and this key is limited to some."
 
 
@@ -104,7 +104,7 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
     """Another quota for one limit of one token or project, with a reason and an optional end."""
 
     serializer_class = OverrideSerializer
-    # What the dry run of a change finds, and the override before it.
+    # The result of the dry run of a change, and the override before it.
     found: Review | None = None
     former: Override | None = None
     lookup_field = "id"

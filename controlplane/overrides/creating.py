@@ -13,7 +13,7 @@ from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Token
 from controlplane.publishing.changes import BrokenRules, Change
 
-# What one statement asks about.
+# The number of rows that one statement asks about.
 AT_ONCE = 100
 
 Place = tuple[str, str | None, str | None, str]

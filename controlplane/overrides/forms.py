@@ -136,7 +136,7 @@ class RaiseForm(forms.Form):
 
     @property
     def hints(self) -> dict[str, str]:
-        """What each quick end means, in words."""
+        """The meaning of each quick end, in words."""
         return {
             name: ends.in_words(ends.quick_end(name, self.now, self.zone), self.now, self.zone) for name in ends.NAMES
         }

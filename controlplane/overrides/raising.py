@@ -76,7 +76,7 @@ class Offer:
 @dataclass(slots=True)
 class Offers:
     """
-    What can be raised for one token or project.
+    The limits that can be raised for one token or project.
 
     Attributes:
         rows: The limits that can be raised, the nearest one first.

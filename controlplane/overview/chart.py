@@ -15,7 +15,7 @@ from controlplane.overview.spans import Span
 
 HEIGHT = 176
 TICKS = 6
-# Of the width of a step, on both sides of its bar.
+# The share of the width of a step that is free on each side of its bar.
 GAP = 0.16
 
 Point = Mapping[str, Any]

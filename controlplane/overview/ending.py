@@ -1,4 +1,4 @@
-"""What ends within a week, with counts and the next of each kind."""
+"""Objects that end within a week, with counts and the next of each kind."""
 
 from datetime import datetime, timedelta
 from typing import Any

@@ -227,7 +227,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         **dict.fromkeys(("create", "update", "partial_update"), PolicyTrialSerializer),
         ADDRESS: PolicyBatchTrialSerializer,
     }
-    # What may be a mistake in the policy of the response, or in those of a batch.
+    # Warnings about possible mistakes in the policy of the response, or in those of a batch.
     warned: Sequence[Mapping[str, Any]] = ()
     scopes = {
         "list": "policies:read",

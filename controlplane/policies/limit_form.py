@@ -93,7 +93,7 @@ def _help(field: Field) -> str:
 
 METHODS, PATH, ATTRIBUTES = BY_NAME["match"].parts
 TEXT = {"widget": UnfoldAdminTextInputWidget}
-# Of columns whose form field is the model's.
+# Columns whose form field is that of the model.
 ALONE = {"name": BY_NAME["name"], "anchor": BY_NAME["anchor"], "match_path": PATH}
 CONDITIONS = {
     column: [(condition.field, condition.values) for condition in field.only_if]
@@ -156,7 +156,7 @@ class LimitForm(OneErrorForm):
 
     @property
     def words(self) -> str:
-        """What the limit allows in words, or nothing if it is new or not valid. The line of a folded limit says it."""
+        """The limit in words for the line of a folded limit, or nothing if it is new or not valid."""
         if self.errors or not self.instance.name:
             return ""
         try:

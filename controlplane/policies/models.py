@@ -25,11 +25,11 @@ from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import CHARGE_AS, DEFAULT_METERING, DENY, UNMETERED, InvalidMetering, Metering
 from enforcement.model.sizes import MAX_DOCUMENT_BYTES, MAX_LIMITS_PER_POLICY
 
-# What a limit may do with a model without a price. To charge it as another one, it names that one.
+# The choices for a model without a price. To charge it as another one, a limit names that one.
 UNPRICED = (*UNMETERED, CHARGE_AS)
 
-# Of each field of a limit, as in JSON. An older enforcer refuses a document with a field that it does not know, so that
-# a field with its default is left out.
+# The default of each field of a limit, as in JSON. An older enforcer refuses a document with a field that it does not
+# know, so a field with its default is left out.
 DEFAULTS = {field.name: field.default for field in FIELDS}
 # Leaves room in the document for the fields of the policy itself, such as its name.
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES - 4096

@@ -1,4 +1,4 @@
-"""What the list of policies shows of each at a glance, and the filters that need usage."""
+"""Columns of the list of policies, and its filters that need usage."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ class PolicyColumns:
         if found is None:
             return NOTHING
         whole = found.allowed + found.denied
-        # What was denied can be seen, however little it is.
+        # A denied share can be seen, however small it is.
         share = max(3, round(100 * found.denied / whole)) if found.denied else 0
         parts = [f"{found.allowed:,} allowed", f"{found.denied:,} denied"]
         if found.would_deny:

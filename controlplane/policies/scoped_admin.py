@@ -1,4 +1,4 @@
-"""What members see and change of policies and overrides, beside the operators of the platform."""
+"""Policies and overrides as members see and change them, beside the operators of the platform."""
 
 from typing import Any
 

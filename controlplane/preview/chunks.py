@@ -18,11 +18,11 @@ MINUTES = 24 * 60
 PARTS_OF_DAY = MINUTES * PARTS
 VERSION = b"\x01"
 MOST = 2**32 - 1
-# What the head of an hour says: all its requests, and the most in ten seconds, in twenty, in a minute and in two.
+# The head of an hour: all its requests, and the most in ten seconds, in twenty, in a minute and in two.
 HEAD = ("requests", "part", "parts", "minute", "minutes")
 _COLUMNS = (("minutes", "<u2", 1), ("demand", "<u4", 1), ("allowed", "<u4", 1), ("seconds", "<u8", 1))
 _PARTS = ("<u4", PARTS)
-# Of each column: its type, its numbers a row, and the bytes of these.
+# The type of each column, its numbers a row, and their bytes.
 _STORED = [(kind, each, np.dtype(kind).itemsize * each) for kind, each in (*((it[1:]) for it in _COLUMNS), _PARTS)]
 _WIDTH = sum(size for *_, size in _STORED)
 

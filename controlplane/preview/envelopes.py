@@ -52,7 +52,7 @@ class FixedCounters:
         left = self.quota - self.used
         if self.touched == 1 or self.pessimistic:
             return left
-        # What a bin that touches several windows may take of the earlier ones.
+        # The permits of earlier windows that a bin which touches several windows may take.
         self.earlier = left + (self.touched - 2) * self.quota
         return self.earlier + self.quota
 

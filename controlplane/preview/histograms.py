@@ -69,7 +69,7 @@ def histogram_of(case: Case, heads: np.ndarray, active: np.ndarray) -> UsageHist
         DAY_SECONDS: heads[:, :, 0].sum(axis=1),
     }[moment][active]
     quotas = set(np.array(case.quotas)[active].tolist())
-    # Of callers that all have the same override, the line is where theirs is.
+    # If all callers have the same override, the line is at its quota.
     quota = quotas.pop() if len(quotas) == 1 else case.limit.quota
     edges = edges_of(quota)
     places = np.searchsorted(edges, busiest, "left")

@@ -1,4 +1,4 @@
-"""What recorded usage can tell about a limit, and what only a shadow can."""
+"""Limits that recorded usage can be replayed for, and those that only a shadow can tell about."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What has a counter of its own, and the spans of previews."""
+"""Owners of counters (token, project, everyone), and the spans of previews."""
 
 from datetime import timedelta
 

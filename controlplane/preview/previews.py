@@ -70,7 +70,7 @@ class Affected:
 @dataclass(frozen=True, slots=True)
 class Preview:
     """
-    What limits would have denied of recorded requests.
+    The denials of limits, replayed over recorded requests.
 
     Attributes:
         starts: Start of the first whole hour.
@@ -138,7 +138,7 @@ class Preview:
 
 class Recorded:
     """
-    What is recorded of the callers of a policy. It is read once, for the previews of several limits.
+    The recorded requests of the callers of a policy. They are read once, for the previews of several limits.
 
     Args:
         policy: Its tokens, projects and overrides count. It need not be saved.

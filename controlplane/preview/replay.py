@@ -1,5 +1,5 @@
 """
-What limits would have denied of recorded requests, at the first try of each.
+A replay of recorded requests under limits, which counts the denials at the first try.
 
 A pass over bins of time gives the least and the most. Where these differ, the reference algorithms replay the requests
 of a caller, spread evenly over the seconds in which it was active.
@@ -103,7 +103,7 @@ def replay(
         exact = bins.sent - (most - most_before)
         return Outcome(exact, exact, exact, step, True), steps
     least_before, least = bins.admitted(cases, pessimistic=True)
-    # What was admitted before the span is not known, but bounded, too.
+    # The permits that were admitted before the span are not known, but have bounds, too.
     low, high = bins.sent - (most - least_before), bins.sent - (least - most_before)
     low, high = np.maximum(low, 0), np.minimum(high, bins.sent)
     likely, left = _likely(bins, cases, (low, high), steps)
@@ -112,8 +112,8 @@ def replay(
 
 def followed_seconds(limits: Sequence[Limit]) -> int:
     """Return for how long counters are followed before the span, in whole hours. They begin empty."""
-    # What a sliding window denied depends on the window before, and so on what that denied. What a bucket holds depends
-    # on all that came since it was full.
+    # The denials of a sliding window depend on the window before, and so on the denials of that. A bucket holds what
+    # all requests since it was full have left.
     several = ("sliding_window", "token_bucket")
     longest = max(window_seconds(limit) * (8 if limit.algorithm in several else 2) for limit in limits)
     return -(-min(MOST_BEFORE, longest) // HOUR_SECONDS) * HOUR_SECONDS

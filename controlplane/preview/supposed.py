@@ -1,4 +1,4 @@
-"""What a preview takes for granted though it is not saved: who has the policy, and with which overrides."""
+"""Assumptions of a preview that are not saved: who has the policy, and with which overrides."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Supposed:
 
 
 SAVED = Supposed()
-"""What is saved, and nothing else."""
+"""The saved rows, and nothing else."""
 
 
 def overridden(limit: Limit, quota: int, burst: int | None) -> Limit:

@@ -1,4 +1,4 @@
-"""What a preview says, in sentences."""
+"""Sentences of previews."""
 
 from __future__ import annotations
 

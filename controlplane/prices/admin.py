@@ -58,7 +58,7 @@ class ModelPriceAdmin(RecordedAdmin):
         ("Origin", {"fields": ["origin", "changed"]}),
     ]
     add_fieldsets = fieldsets[:2]
-    # Of a price that cannot be edited. Its columns hold millionths.
+    # For a price that cannot be edited. Its columns hold millionths.
     shown_fieldsets = [
         fieldsets[0],
         (

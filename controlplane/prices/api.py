@@ -171,7 +171,7 @@ class PriceQuery(ListQuery):
 
 
 class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
-    """What the tokens of models cost. The prices of operators come before those of the catalogue."""
+    """Prices of models. Those of operators come before those of the catalogue."""
 
     serializer_class = PriceSerializer
     lookup_field = "id"
@@ -254,7 +254,7 @@ class LearnedEstimateQuery(ListQuery):
 
 
 class LearnedEstimateView(Listed, ApiView):
-    """What was learned of the input tokens of requests. What is not listed has the numbers of the program."""
+    """Learned estimates of the input tokens of requests. Models that are not listed have the numbers of the program."""
 
     serializer_class = LearnedEstimateSerializer
     ordering = ("name", "id")

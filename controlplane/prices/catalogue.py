@@ -36,7 +36,7 @@ class Unavailable(Exception):
 
 class Found(NamedTuple):
     """
-    What was read from the catalogue.
+    The result of reading the catalogue.
 
     Attributes:
         prices: Rows that are not saved.

@@ -1,4 +1,4 @@
-"""What an update of the catalogue would change."""
+"""The changes that an update of the catalogue would make."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

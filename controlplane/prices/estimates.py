@@ -34,10 +34,10 @@ LEAST_REQUESTS = 20
 MOST_REQUESTS = 1_000
 # Per cent of an estimate. Each publication is a revision that every instance has to load.
 LEAST_CHANGE = 5
-# What nobody has used for so long is forgotten.
+# Numbers that nobody has used for so long are forgotten.
 FORGOTTEN_AFTER = timedelta(days=90)
 _WORDS = ((".3f", "a byte"), (".1f", "an object"), (".0f", "a tool"), (".0f", "with tools"), (".0f", "once"))
-# What each number may usually differ from others, in tokens: for a byte, an object, a tool, tools at all, and once.
+# The usual difference of each number from others, in tokens: for a byte, an object, a tool, tools at all, and once.
 USUAL = (0.25, 5.0, 30.0, 100.0, 20.0)
 # How many requests the numbers around count for. That for bytes differs least between groups.
 PULL = (30.0, 0.3, 0.3, 0.3, 0.3)
@@ -50,7 +50,7 @@ _SAME = {"tools_one": "tools_any", "any_one": "any_any", "any_tools": "tools_any
 
 
 class _Sums(NamedTuple):
-    """What one project has reported of one group: requests, uses, reported tokens, error, and the sums of squares."""
+    """The reports of one project about one group: requests, uses, reported tokens, error, and the sums of squares."""
 
     values: tuple[int, ...]
 
@@ -81,7 +81,7 @@ class _Vote:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """
-    What a group of models, or a kind of tool, should have, and on how many requests and projects that rests.
+    The measured numbers of a group of models, or of a kind of tool, with the requests and projects they rest on.
 
     ``error`` is that of the estimates so far, per mille of the reported tokens, and None of a tool.
     """
@@ -97,7 +97,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class EstimateChange:
-    """What changes. ``measured`` is None if it is forgotten, so that the shipped numbers hold again."""
+    """A change of an estimate. ``measured`` is None if it is forgotten, so that the shipped numbers hold again."""
 
     kind: str
     name: str

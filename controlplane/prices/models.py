@@ -63,7 +63,7 @@ class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
 
 class ModelPrice(models.Model):
     """
-    What tokens of some models cost, from a date on. The prices of operators come before those of the catalogue.
+    The price of the tokens of some models, from a date on. The prices of operators come before those of the catalogue.
 
     All amounts are millionths of the currency for a million tokens, and ``calls`` for a million calls of the provider's
     tools. ``classes`` has those of :data:`FURTHER` that the models have, and ``multipliers`` are per mille. ``bounds``
@@ -175,7 +175,7 @@ class LearnedEstimateQuerySet(models.QuerySet["LearnedEstimate"]):
 
 class LearnedEstimate(models.Model):
     """
-    What was learned of the input tokens of requests, for a group of models, or of one use of a tool of the provider.
+    The learned input tokens of requests, for a group of models, or for one use of a tool of the provider.
 
     ``numbers`` are those of `enforcement.metering.typical.Numbers`, or the tokens of one use alone. ``requests`` and
     ``projects`` say on how many they rest, and ``error`` how far estimates were before from what was reported, per

@@ -22,7 +22,7 @@ MOST_SHOWN = 500
 @dataclass(frozen=True, slots=True)
 class SeenModel:
     """
-    What was asked of one model lately.
+    The recent requests for one model.
 
     Attributes:
         last_at: The day of the last request.

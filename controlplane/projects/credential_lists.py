@@ -1,4 +1,4 @@
-"""What the pages of tokens and of management keys have in common, and the filters and labels of their lists."""
+"""The common parts of the pages of tokens and of management keys, and the filters and labels of their lists."""
 
 from datetime import timedelta
 from typing import Any

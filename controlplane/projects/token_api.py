@@ -39,7 +39,7 @@ from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.tokens import PREFIX_LENGTH
 
 TOKEN_ID = "tok_[0-9a-z]{1,36}"
-# What decides which limits apply to a token. Whoever may only issue tokens leaves it to the project.
+# The fields that decide which limits apply to a token. A key that may only issue tokens leaves them to the project.
 DECIDING, DECIDING_SCOPE = ("policy", "labels"), "tokens:write"
 UNSET = object()
 

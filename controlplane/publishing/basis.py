@@ -1,4 +1,4 @@
-"""What a publication is made of, and what SQL keeps of it after the store has accepted it."""
+"""The basis of a publication, and the rows that SQL keeps after the store has accepted it."""
 
 import logging
 from collections.abc import Collection, Iterable
@@ -34,7 +34,7 @@ RANKS = [kind for kind, _ in Revision.KINDS]
 @dataclass(frozen=True, slots=True)
 class Basis:
     """
-    What a publication is made of.
+    The data of which a publication is made.
 
     Args:
         state: The state of the store.

@@ -91,12 +91,12 @@ class Change:
 
     @property
     def touched(self) -> frozenset[tuple[str, str]]:
-        """What has to be published, by kind and id as the outbox names it."""
+        """The objects to be published, by kind and id as the outbox names them."""
         return frozenset(self._touched)
 
     @property
     def outcome(self) -> str:
-        """What became of a committed change, in a sentence."""
+        """The outcome of a committed change, in a sentence."""
         if self.is_empty:
             return "Nothing was changed."
         if self.revision is None:
@@ -221,7 +221,7 @@ def _project_of(obj: models.Model, before: Record, after: Record) -> str:
     if isinstance(obj, Project):
         return obj.pk
     if isinstance(obj, ManagementKey):
-        # Of a key of several projects, the entries name all of them, also if only one is left.
+        # The entries of a key of several projects name all of them, also if only one is left.
         named = {slug for record in (before, after) if record for slug in record["projects"]}
         projects = [] if obj.all_projects or len(named) > 1 else obj.projects.all()[:2]
         return projects[0].pk if len(projects) == 1 else ""

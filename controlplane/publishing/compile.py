@@ -129,7 +129,7 @@ class ChangedTokens(NamedTuple):
 
     documents: dict[str, Document | None]
     names: list[dict[str, str]]
-    """What people may read: the "id" and the "prefix", in the order of the ids."""
+    """The names that people may read: the "id" and the "prefix", in the order of the ids."""
 
 
 def changed_tokens(digests: Iterable[str], now: datetime) -> ChangedTokens:

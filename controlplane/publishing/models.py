@@ -33,7 +33,7 @@ class Revision(models.Model):
     Enforcers never obey a lower number of the same epoch. A new epoch begins on purpose, after a restore or a move.
     """
 
-    # Of a revision with several changes, the first of these kinds counts. POLICY is also one of projects, FULL one that
+    # If a revision has several changes, the first of these kinds counts. POLICY is also one of projects, FULL one that
     # wrote everything, and OTHER one of prices or resets.
     FULL, POLICY, OVERRIDE, TOKEN, OTHER = "full", "policy", "override", "token", "other"
     KINDS = tuple((kind, kind) for kind in (FULL, POLICY, OVERRIDE, TOKEN, OTHER))
@@ -46,8 +46,8 @@ class Revision(models.Model):
     changes = models.JSONField(default=dict)
     published_at = models.DateTimeField(null=True)
     note = models.CharField(max_length=500, blank=True)
-    # What it changed, for the filter of the list. Defaults of the database too, because an earlier version may still
-    # publish during an upgrade.
+    # The kind of change, for the filter of the list. The database has the default too, because an earlier version
+    # may still publish during an upgrade.
     kind = models.CharField(max_length=10, choices=KINDS, default=OTHER, db_default=OTHER)
     # How many of the instances that ran then have it, and after how long the last of them had it. None if unknown.
     live_on = models.PositiveIntegerField(null=True)

@@ -69,7 +69,7 @@ class AddsToGlobal(Exception):
 @dataclass(frozen=True, slots=True)
 class SettlementOrder:
     """
-    What an operator charges for a reservation.
+    The charge that an operator orders for a reservation.
 
     Attributes:
         costs: Permits by unit. A unit that is left out keeps its estimate.

@@ -114,7 +114,10 @@ class ReservationSerializer(serializers.ModelSerializer):
 
 
 class UsageOfRequestSerializer(StrictSerializer):
-    """What the provider has reported. Each class counts other tokens, and ``calls`` those of the provider's tools."""
+    """
+    The usage that the provider has reported. Each class counts other tokens, and ``calls`` those of the provider's
+    tools.
+    """
 
     input = StrictIntegerField(min_value=0, max_value=MAX_NUMBER)
     output = StrictIntegerField(min_value=0, max_value=MAX_NUMBER)

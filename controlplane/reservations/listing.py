@@ -38,7 +38,7 @@ class Unreadable(Exception):
 @dataclass(frozen=True, slots=True)
 class ReservationQuery:
     """
-    What a list is narrowed to.
+    The filters of a list of reservations.
 
     Attributes:
         states: Some of ``open`` and ``lost``.
@@ -115,7 +115,7 @@ def _tags(query: ReservationQuery) -> list[str]:
     projects: Iterable[str] = query.projects or ()
     if query.projects is None:
         every = Project.objects.values_list("pk", flat=True)
-        # Of a token that was deleted, the project is unknown.
+        # The project of a token that was deleted is unknown.
         projects = every.filter(tokens=query.token) or every if query.token else every
     return [*projects, GLOBAL_TAG]
 

@@ -44,7 +44,7 @@ class Reservation(models.Model):
     settled_at = models.DateTimeField(null=True, blank=True)
     settled_by = models.CharField(max_length=200, blank=True)
     reason = models.CharField(max_length=500, blank=True)
-    # What an operator has ordered: {costs, counts, changes}. Costs of null give everything back.
+    # The order of an operator: {costs, counts, changes}. Costs of null give everything back.
     order = models.JSONField(default=dict)
 
     class Meta:

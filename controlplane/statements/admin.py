@@ -31,7 +31,7 @@ from controlplane.statements.report import Line, Scope
 
 FORMATS = ("csv", "json", "print")
 GROUPS = ("token", "label", "model", "day")
-# What a statement may be about.
+# The possible subjects of a statement.
 SUBJECTS = ("project", "token", "policy", "tagged")
 COLUMNS = ("allowed", "denied", "would_deny", "cost", "requests", "input", "cached_input", "cache_write", "output")
 

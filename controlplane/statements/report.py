@@ -27,7 +27,7 @@ NO_TOKEN = "without a token"
 @dataclass(frozen=True, slots=True)
 class Scope:
     """
-    What a statement is about: one month of one project, of a token in it, or of a policy or a label in some projects.
+    The subject of a statement: one month of one project, of a token in it, or of a policy or a label in some projects.
 
     Attributes:
         projects: The ids of the projects that count.
@@ -89,7 +89,7 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """
-    What a statement has beside the lines of its group.
+    The sums of a statement beside the lines of its group.
 
     Attributes:
         total: The sums of everything. Requests count once, but under a policy once for each of its limits.

@@ -36,7 +36,7 @@ REPORT_POLICY = (
 )
 COLUMNS = ("at", "project_id", "token_id", "policy_id", "limit_name", "unit", "allowed", "denied", "would_deny", "cost")
 MOST_ROWS, AT_ONCE = 100_000, 10_000
-# What each id names, and the column of its name.
+# The model that each id names, and the column of its name.
 NAMES: dict[str, tuple[type[Model], str]] = {
     "project": (Project, "slug"),
     "token": (Token, "name"),

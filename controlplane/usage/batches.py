@@ -35,7 +35,7 @@ COUNTS = ("allowed", "denied", "would_deny", "cost")
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
 MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model", "tool"}
 METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
-# What enforcers of a development version send beside the counts, and nobody needs any more.
+# The number of counts that only enforcers of a development version send, and nobody needs any more.
 FORMER_COUNTS = 3
 MAX_FORMAT_LENGTH = 32
 # The fields of a batch with rows that are counted.
@@ -110,7 +110,7 @@ class BrokenRow(NamedTuple):
 
 class SampleRow(NamedTuple):
     """
-    What was counted in requests of one token to one model, with one tool of the provider or with none, on one day.
+    The sums over requests of one token to one model, with one tool of the provider or with none, on one day.
 
     ``names`` is in the order of SAMPLE_NAMES, and ``numbers`` in that of SAMPLE_NUMBERS.
     """

@@ -31,7 +31,7 @@ from enforcement.control.inspection import LiveCounter
 from enforcement.model.limit_fields import attribute
 from enforcement.store.client import STORE_ERRORS
 
-# Of a quota in per cent. Those that have used as much come first.
+# In per cent of a quota. Counters that have used as much come first.
 NEAR = 80
 # A window that ends within this time needs no words of its own.
 LONG = timedelta(hours=1)

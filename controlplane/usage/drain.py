@@ -46,7 +46,7 @@ LOCK = "drain"
 MOST_SECONDS = 10
 # A run beside the first one is shorter, because a worker may have only two processes for all tasks.
 MOST_SECONDS_BESIDE = 2
-# What 100 instances report in two seconds. Rows that are read together are often sums of one row in SQL.
+# 100 instances report so many in two seconds. Rows that are read together are often sums of one row in SQL.
 ENTRIES_AT_ONCE = 200
 # About 40,000 rows, which the database adds in a few seconds. Others who need one of its rows wait for less than
 # transactions.LOCK_WAIT_MS, and the lock of a drain that works lasts for longer.
@@ -59,7 +59,7 @@ TURN = "note use of tokens"
 # A form has a token for less time than that. A form that is suspended has it for as long as it likes.
 NOTE_WAIT_MS = 500
 LOCKED_NAMED = 5
-# What a value is that a database cannot store. Python's module for SQLite raises an error of its own.
+# The errors for a value that a database cannot store. Python's module for SQLite raises an error of its own.
 TOO_LARGE = (DataError, OverflowError)
 REJECTED_BYTES = 16_384
 # The latest so many of a project are kept of what its intake brings, for its account may write any number of them.

@@ -1,5 +1,5 @@
 """
-What the intake of a project names and nobody knows, counted together.
+Names in the intake of a project that nobody knows, counted together.
 
 An account of the store that is limited to the project may write there, and could else make any number of rows in SQL.
 """
@@ -23,12 +23,12 @@ often = RateLimitedLogger(logger, seconds=600)
 UNKNOWN = "unknown"
 TOTAL = ("", "", "requests")
 IDS_AT_ONCE = 1000
-# Of one project and day, so many different models, words for how they were settled and revisions of prices, together.
-# Clients choose the names of models, and a process tells 200 of them apart.
+# The most combinations of models, ways of settlement and revisions of prices, for one project and day. Clients choose
+# the names of models, and a process tells 200 of them apart.
 MOST_METERED = 1_000
 
 _Metered = tuple[datetime, str, str, int]
-# What SQL has, by project, so that usual usage asks it nothing. It is forgotten as a whole when it is long.
+# The combinations that SQL has, by project, so that usual usage asks it nothing. It is emptied when it is long.
 _met: set[tuple[str, _Metered]] = set()
 _MOST_MET = 100_000
 

@@ -142,7 +142,7 @@ class MeteredRow(models.Model):
 
 class EstimateSample(models.Model):
     """
-    What was counted in the metered requests of one token on one day, from which estimates are learned.
+    The counts of metered requests of one token on one day, from which estimates are learned.
 
     The fields are those of `enforcement.metering.samples`. ``tool`` is a kind of tool of the provider, or empty. The
     row has plain ids and no foreign keys, because it is kept after the objects are deleted.

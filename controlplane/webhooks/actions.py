@@ -1,5 +1,5 @@
 """
-What people do with webhooks. Admin and API call these functions with an open change.
+Actions on webhooks. Admin and API call these functions with an open change.
 
     with change(actor=actor, reason=reason) as tx:
         secret = rotate(tx, destination)

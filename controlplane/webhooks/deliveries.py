@@ -37,7 +37,7 @@ TASK_SECONDS = 8.0
 # Nobody waits longer for a batch. A task that takes too long is killed, and then all of its batch is sent again.
 BATCH_SECONDS = 30.0
 LATE = Outcome(False, f"There was no outcome within {BATCH_SECONDS:g} seconds.")
-# By so much the clocks of two workers may differ.
+# The most by which the clocks of two workers may differ.
 CLOCKS_DIFFER = timedelta(minutes=1)
 LOGGED = 20
 KEPT = timedelta(days=30)

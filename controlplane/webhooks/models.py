@@ -18,7 +18,7 @@ from controlplane.webhooks.signing import secrets_of
 from controlplane.webhooks.targets import MAX_URL_LENGTH, Refused, check_written, networks, read_url
 
 MOST_EMAILS = 20
-# For so long after a rotation, messages have a signature of the former secret too.
+# The time after a rotation in which messages have a signature of the former secret too.
 OVERLAP = timedelta(hours=24)
 # If a secret is rotated again within that time, of so many former ones.
 MOST_FORMER = 4
@@ -79,7 +79,7 @@ class Destination(models.Model):
             check_emails(self.emails)
         elif self.kind == self.CHAT and not self.sealed:
             raise ValidationError({"service_url": ValidationError("Must be the URL of a service.", code="required")})
-        # What the kind does not have is dropped.
+        # Fields that the kind does not have are dropped.
         self.url = self.url if self.kind == self.WEBHOOK else ""
         self.emails = self.emails if self.kind == self.EMAIL else []
         if self.kind != self.CHAT:
@@ -123,7 +123,7 @@ class Destination(models.Model):
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         fields = {"project": self.project_id, "name": self.name, "kind": self.kind, "address": self.address}
-        # Of what is sealed, the digest says that it was changed.
+        # The audit keeps a digest of a sealed value, which shows whether it was changed.
         sealed = {"sealed": sha256(self.sealed.encode()).hexdigest()[:16]} if self.sealed else {}
         return {"id": self.pk, **fields, **sealed, "active": self.active, "generation": self.generation}
 
@@ -201,7 +201,7 @@ class Delivery(models.Model):
 
     @property
     def result(self) -> str:
-        """What the last attempt brought, in words, or an empty string."""
+        """The result of the last attempt in words, or an empty string."""
         return self.log[-1]["result"] if self.log else ""
 
     def as_record(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ MAIL_SECONDS = 10
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
-    What one attempt brought.
+    The outcome of one attempt.
 
     Attributes:
         result: A sentence, which has nothing that the other side has written.

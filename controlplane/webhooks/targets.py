@@ -23,7 +23,7 @@ _URL = re.compile(r"(?P<scheme>https?)://(?P<place>[^/?#]*)(?P<path>[/?][^#]*)?"
 _FORBIDDEN = re.compile(r"[^!-~]|[\\\"<>^`{|}]")
 _PLACE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-# What some resolvers read as an IPv4 address: decimal, octal and hexadecimal.
+# Host names that some resolvers read as an IPv4 address: decimal, octal and hexadecimal.
 _NUMERIC = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 # A service of a cloud that only its machines reach, at an address that counts as public.
 _METADATA = (ip_address("168.63.129.16"),)

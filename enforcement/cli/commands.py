@@ -9,7 +9,9 @@ from typing import Final
 
 DETAILED: Final = "--detailed-exitcode"
 CHANGES: Final = 5
-"""What ``plan`` returns with DETAILED if something would change. ``main`` makes 2 of it, and 1 of a usage error."""
+"""
+The exit status of ``plan`` with DETAILED if something would change. ``main`` returns it as 2, and a usage error as 1.
+"""
 
 
 class MissingExtra(Exception):

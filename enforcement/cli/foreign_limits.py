@@ -37,7 +37,7 @@ _NO_EFFECT: Final = {"detailed_metric"}
 @dataclass
 class Converted:
     """
-    What came of a document.
+    A converted document.
 
     Attributes:
         domain: The domain or namespace.

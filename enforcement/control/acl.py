@@ -130,7 +130,7 @@ def worker(keys: Keys) -> Rules:
         _selector("set", f"~{_literal(keys.usage_shards)}"),
         _selector("xadd", f"~{usage}:rejected", f"~{intakes}"),
         _selector("zremrangebyscore", f"~{_literal(keys.instances)}"),
-        # What an account has spoilt for others is deleted.
+        # The worker deletes keys that an account has spoilt for others.
         _selector(_REPAIR, *_below(keys, "usage"), *_below(keys, "fleet"), f"~{_literal(keys.log)}", f"~{intakes}"),
         _selector(_BROKER, f"~{_literal(keys.prefix)}celery:*", "allchannels"),
     ]

@@ -35,7 +35,7 @@ Call = tuple[str, list[str], list[str | int]]
 @dataclass(frozen=True, slots=True)
 class Carried:
     """
-    What a counter with a rollover holds beside the usage of its window.
+    The part of a counter with a rollover that is not the usage of its window.
 
     Attributes:
         number: The number of its window.

@@ -54,7 +54,7 @@ def last_end(ends: Iterable[int | None]) -> int | None:
 
 class Emergency(NamedTuple):
     """
-    What operators have suspended, and whether they have broken the glass.
+    The suspensions and the broken glass, as operators have published them.
 
     Attributes:
         glass_from_us: From when on every limit is a shadow, microseconds since the epoch.

@@ -26,7 +26,7 @@ UNMETERED: Final = "unmetered"
 UNSUPPORTED: Final = "unsupported"
 
 COUNTS_NOTHING: Final = "requests give no cost in its unit, so it admits everything"
-"""What is wrong with a limit that is unmetered."""
+"""The text of a judgement on a limit that is unmetered."""
 
 _REPAIRS: Final = {
     SET_BACK: "the worker of the control plane publishes a later state within seconds, else run 'manage.py publish "

@@ -34,7 +34,7 @@ Condition = Callable[[Any], bool]
 
 
 class Installed(Protocol):
-    """What a process or an application has installed."""
+    """The limiter and options that a process or an application has installed."""
 
     def options(self) -> Options:
         """Return the settings of the integration."""

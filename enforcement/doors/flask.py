@@ -189,7 +189,7 @@ class _Extension:
 
 
 class ViewRule:
-    """What :func:`limited` or :func:`check` returns. It decorates a view, or is the default of an application."""
+    """The result of :func:`limited` or :func:`check`. It decorates a view, or is the default of an application."""
 
     groups: tuple[Group, ...] = ()
 

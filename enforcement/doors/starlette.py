@@ -44,7 +44,7 @@ _BY_TOKEN: Final = "sluicegate_by_token"
 
 
 class EndpointRule:
-    """What :func:`limited` or :func:`check` returns. It decorates an endpoint, or is the default of an application."""
+    """The result of :func:`limited` or :func:`check`. It decorates an endpoint, or is the default of an application."""
 
     by_token = False
     groups: tuple[Group, ...] = ()

@@ -44,7 +44,7 @@ logger = logging.getLogger("sluicegate.agent")
 
 
 class Hooks(Protocol):
-    """What the agent calls, in its own thread. Each method may raise any store error."""
+    """Callbacks of the agent, which calls them in its own thread. Each method may raise any store error."""
 
     def is_open(self) -> bool:
         """Return whether all requests are decided without the store."""
@@ -380,7 +380,7 @@ class UsageDelivery:
 
     def _add_to_shared(self, batch: OutgoingBatch) -> None:
         if batch.shard is not None and batch.shard < self._read_shards():
-            # What the store refuses for a shard goes to the stream that every account may write.
+            # If the store refuses a shard, its rows go to the stream that every account may write.
             with contextlib.suppress(ResponseError):
                 self._append(self._keys.usage_shard(batch.shard), batch.fields())
                 return

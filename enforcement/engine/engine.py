@@ -122,7 +122,7 @@ class Engine:
 
     @cached_property
     def own_limits(self) -> OwnLimitReader:
-        """What reads the limits of a consumer, for the consumer."""
+        """The reader of a consumer's own limits, for the page of the consumer."""
         from enforcement.engine.own_limit_reader import OwnLimitReader  # most processes show nobody's limits
 
         return OwnLimitReader(self.keys, self.planner, self.health, fleet=self._fleet)

@@ -57,7 +57,7 @@ class _SwitchInterval:
     def shortened(self, size: int) -> Iterator[None]:
         """Let other threads run after half a millisecond if a document of *size* bytes is long."""
         usual, lock = sys.getswitchinterval(), self._lock
-        # Of two loaders at a time, the one that came first sets it back.
+        # If two threads load at a time, the one that came first sets it back.
         if size < _LONG_BYTES or usual <= _SHARE_SECONDS or not lock.acquire(blocking=False):
             yield
             return

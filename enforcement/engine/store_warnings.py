@@ -1,4 +1,4 @@
-"""What is wrong with a store that answers, and makes this instance report itself as degraded."""
+"""Warnings about a store that answers. Each of them makes this instance report itself as degraded."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class TokenLookup:
             present = name_of(*state.partition(b" ")[::2])
             if present is None or present < documents.current.name:
                 return refusal("degraded_denied")  # a store that was emptied or set back may have an outdated token
-            # What an unchanged token still lacks after the wait was not published with it or before it.
+            # A change that an unchanged token still lacks after the wait was not published with it or before it.
             arrival = None if document == waited_with else self._missing(document, present, began, until)
             if arrival is None or not (yield arrival):
                 return documents.remember(name, document, generation)
@@ -141,7 +141,7 @@ class TokenLookup:
         if token is None or token.revoked or not self._planner.lacks(token) or until <= now:
             return None
         arrival = documents.arrivals.of(present, until)
-        # What arrived before the arrival was asked for ends no waiting.
+        # A change that arrived before the arrival was asked for ends no waiting.
         return arrival if present > documents.current.name else None
 
     def once(self, name: str, pipe: Pipe, seconds: float) -> Found:

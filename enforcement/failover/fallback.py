@@ -183,7 +183,7 @@ class Fallback:
             self._shares.renew(ident, bound, count, now_us)
             self._slots.renew(ident, bound, count)
 
-    # What has to be replayed.
+    # Charges to be replayed.
 
     def owes(self) -> bool:
         """Return whether there is anything to replay or to report to the store."""

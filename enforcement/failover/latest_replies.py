@@ -36,7 +36,7 @@ _MARGIN_US: Final = 1_000_000
 
 class Known(NamedTuple):
     """
-    What the store said last about a counter.
+    The last reply of the store about a counter.
 
     Attributes:
         at_us: The time of the reply in microseconds since the epoch, by the store's clock.
@@ -54,7 +54,7 @@ class Known(NamedTuple):
 
 
 _Row = tuple[int, int, BoundLimit]
-"""What becomes a :class:`Known`, which takes longer to make."""
+"""The fields of a :class:`Known`, which takes longer to make."""
 
 
 class AnsweredPlan(Protocol):
@@ -163,7 +163,7 @@ def _add(known: dict[str, _Row], plan: AnsweredPlan, reply: Reply) -> int:
     numbers, at_us = reply.numbers, reply.numbers[1]
     for key, bound, remaining in zip(plan.keys, plan.bounds, numbers[2 :: reply.width], strict=True):
         other = known.get(key)
-        # Of two replies of one instant, the one with fewer permits left came later.
+        # If two replies are of one instant, the one with fewer permits left came later.
         if other is None or at_us > other[0] or (at_us == other[0] and remaining < other[1]):
             known[key] = at_us, remaining, bound
     return at_us

@@ -150,7 +150,7 @@ class LocalShares:
             # A reply of later than now was read before the store's clock was set back.
             left, at_us = max(0, known.left_of(bound.limit.capacity)) // fleet, min(known.at_us, now_us)
             if local.letter == "r":
-                # What was left of an earlier window is not carried, since others may have used it.
+                # The rest of an earlier window is not carried, since others may have used it.
                 if bound.window_end(known.at_us) > now_us:
                     self._local.begin(at_us, bound.key, local, left)
             elif left < share:

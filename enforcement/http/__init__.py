@@ -1,1 +1,1 @@
-"""What every integration knows of HTTP. It finds the token and the attributes of a request, and answers denials."""
+"""HTTP for every integration. It finds the token and the attributes of a request, and answers denials."""

@@ -19,7 +19,7 @@ OF_ONE_REQUEST: Final = frozenset({"method", "path"})
 @dataclass(frozen=True, slots=True)
 class Reading:
     """
-    What the store says of one counter.
+    The state of one counter in the store.
 
     Attributes:
         used: Permits that are charged now. More than the capacity after a settlement above the estimate.

@@ -25,7 +25,7 @@ TRIES: Final = 3
 
 
 class LimitReader(Protocol):
-    """What both limiters have for the page. Their other methods are awaited in one of them."""
+    """The methods that the page calls on both limiters. In one of them, all others are awaited."""
 
     def reading_own_limits(self, token: object, attributes: Attributes) -> Steps | None:
         """Return steps whose result is the limits of a token. None: this process does not have its document."""

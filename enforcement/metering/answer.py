@@ -102,7 +102,7 @@ class AnswerMeter:
     _decoder: Decoder | None = None
     # An answer that begins as JSON has no stream of events.
     _stream: StreamMeter | None = None
-    # What reads each chunk that still comes, if nothing else can come any more.
+    # Once nothing else can come, the reader of every chunk that follows.
     _passing: StreamMeter | FrameReader | None = None
     _events: StreamMeter | EventMeter | MessageMeter | None = None  # what may know more than was read so far
     _json: ArrayReader | FrameReader | LinesReader | BodyReader | None = None

@@ -86,7 +86,7 @@ _OF_TYPE: Final = {
 
 class Demands(NamedTuple):
     """
-    What a bound has to know of a request beside its tokens.
+    The facts of a request, beside its tokens, on which its bound depends.
 
     Attributes:
         priced_by: What its price depends on.
@@ -335,7 +335,7 @@ _READ: Final[Mapping[str, Callable[[_Rates], None]]] = {
 }
 
 _OF_OPENAI: Final = ("output_image", "output_audio")
-# What a request without a field that is looked at demands.
+# The demands of a request that has none of the fields that are looked at.
 _PLAIN: Final[Mapping[str, Demands]] = {
     "openai-chat": Demands(PricedBy(outputs=_OF_OPENAI), 1_000),
     "openai-responses": Demands(PricedBy(outputs=_OF_OPENAI), 1_000),

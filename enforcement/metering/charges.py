@@ -57,7 +57,7 @@ class ReservationDenial(NamedTuple):
 @dataclass(slots=True)
 class ChargeTerms:
     """
-    What a request is charged by, from its reservation to its end.
+    The terms by which a request is charged, from its reservation to its end.
 
     They never change. The class is not frozen, because creating a frozen instance takes four times as long.
 

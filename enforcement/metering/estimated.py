@@ -1,4 +1,4 @@
-"""What a request is expected to use before it is answered, and what that may cost at most if it is a bound."""
+"""The estimate of a request before it is answered, and the most that it may cost if the estimate is a bound."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACTOR: Final = PER_MILLE
 
 class PricedBy(NamedTuple):
     """
-    What the price of a request depends on besides its tokens.
+    The classes and modifiers on which the price of a request depends, besides its tokens.
 
     Attributes:
         inputs: Further classes that its input may have, such as ``cache_write_1h``.

@@ -70,7 +70,10 @@ DOORS: Mapping[str, str] = {
 """For people: why no meter reads what a path offers."""
 
 WITH_PARTS: Final = " with parts that are not text"
-"""What follows the pattern of tokens that are added only to such requests, as they may be due to these parts."""
+"""
+The end of the pattern for tokens that are added only to requests with parts that are not text, as these may be the
+cause.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class RefusedOpening:
 @dataclass(slots=True)
 class Opening:
     """
-    What a request is charged before it is answered, and what is sent to the provider.
+    The charge of a request before it is answered, and the body that is sent to the provider.
 
     It never changes. The class is not frozen, because creating a frozen instance takes four times as long.
 
@@ -119,7 +122,7 @@ class Opening:
 
     @property
     def costs(self) -> dict[str, int]:
-        """What it costs each limit, by the names that a limiter knows."""
+        """The cost for each limit, by the names that a limiter knows."""
         return self.terms.named(self.estimated_costs)
 
     @property
@@ -130,8 +133,8 @@ class Opening:
     @property
     def about(self) -> str | None:
         """
-        What an operator needs to know of its reservation, as an object in JSON. None if no limit counts tokens or
-        money, or no meter can read the request. ``prices`` has the price by the name of the cost, for limits of money.
+        A description of its reservation for operators, as an object in JSON. None if no limit counts tokens or money,
+        or no meter can read the request. ``prices`` has the price by the name of the cost, for limits of money.
         """
         estimate, asked, terms = self.estimate, self.asked, self.terms
         if estimate is None or isinstance(asked, Unmetered):

@@ -38,7 +38,7 @@ _FOREVER: Final = 2**63
 @dataclass(frozen=True, slots=True)
 class Price:
     """
-    What the tokens of some models cost within a time.
+    The rates for the tokens of some models within a time.
 
     Attributes:
         pattern: The names of the models. ``*`` stands for any characters, also none, and all others for themselves.
@@ -273,7 +273,7 @@ class PriceSource:
 
 class Quote(NamedTuple):
     """
-    What a limit of money does with a request for a model.
+    The way in which a limit of money treats a request for a model.
 
     Attributes:
         word: ``priced``, ``charged_as``, ``counted`` or ``denied``.

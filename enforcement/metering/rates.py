@@ -1,4 +1,4 @@
-"""What a million tokens of each class cost."""
+"""The price of a million tokens of each class."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _SNAKE: Final = re.compile("_([a-z])")
 
 class ReportedUsage(NamedTuple):
     """
-    What a response says of its own cost.
+    The usage that a response reports.
 
     Attributes:
         format: The API format, one of :data:`~enforcement.metering.answer.FORMATS`.
@@ -79,7 +79,7 @@ def read_report(response: object) -> ReportedUsage:
 
 class StreamReport:
     """
-    What the events of one stream have reported so far. Nothing that an event may be raises an error.
+    The usage that the events of one stream have reported so far. No event raises an error, whatever it contains.
 
     Attributes:
         has_begun: Whether there was an event.

@@ -61,7 +61,7 @@ class DrainBounds(NamedTuple):
 
 class Settlement(NamedTuple):
     """
-    What a reservation is charged in the end.
+    The final charge of a reservation.
 
     Attributes:
         settled_as: ``exact``, ``drained``, ``observed``, ``estimated`` or ``nothing``.
@@ -344,7 +344,7 @@ class MeteredReservation:
             or self.status in IN_BETWEEN
             or (self._asked is not None and self._asked.hides_output(whole=self._is_whole))
         ):
-            # What was reported or seen was generated, and may be more than a typical estimate.
+            # Tokens that were reported or seen have been generated, and may be more than a typical estimate.
             seen = min(estimate.seen(self._text_bytes), estimate.output)
             return self._settle(ESTIMATED, estimate, self._observed(estimate, seen))
         return self._settle(OBSERVED, self._observed(estimate, estimate.seen(self._text_bytes)))

@@ -44,7 +44,7 @@ ROW_NAMES: Final = ("minute", "project", "token", "model", "settled_as", "approx
 
 
 class MeteredCounts(NamedTuple):
-    """What is counted of settled requests. Rows of usage have it in this order. A later version adds to its end."""
+    """The counts of settled requests. Rows of usage have them in this order. A later version adds to the end."""
 
     requests: int = 0
     input: int = 0
@@ -62,7 +62,7 @@ Row = list[int | str]
 
 class MeteredTally:
     """
-    What the metered requests of one process were charged. Any thread may count.
+    The sums that the metered requests of one process were charged. Any thread may count.
 
     A row has the fields of ``ROW_NAMES`` and ``COUNT_NAMES``. Its model is empty if no meter can read
     the requests, or if the project has asked for too many models.

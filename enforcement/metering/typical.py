@@ -105,7 +105,7 @@ NOTHING: Final[FrozenMapping[int]] = FrozenMapping()
 @dataclass(frozen=True, slots=True)
 class Learned:
     """
-    What the control plane has learned of the input of requests.
+    The numbers that the control plane has learned about the input of requests.
 
     Attributes:
         groups: The numbers of groups of models, by their names.

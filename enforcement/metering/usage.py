@@ -1,4 +1,4 @@
-"""What one request has used, by the classes that providers price apart."""
+"""The usage of one request, by the classes that providers price apart."""
 
 from __future__ import annotations
 
@@ -168,9 +168,9 @@ class DetailedUsage(Usage):
     steps: tuple[UsageStep, ...] = ()
     """Parts of this usage that are priced by themselves. All numbers above include them."""
     modifiers: tuple[str, ...] = ()
-    """What the rates depend on besides, such as ``service_tier=priority``."""
+    """Modifiers on which the rates depend, such as ``service_tier=priority``."""
     cost: int | None = None
-    """What the provider says that the request costs, in millionths of its currency. None: it does not say."""
+    """The cost of the request by the provider's own report, in millionths of its currency. None: it reports none."""
 
     is_plain: ClassVar[bool] = False
 

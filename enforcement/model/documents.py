@@ -143,7 +143,7 @@ class OverrideDocument:
 @dataclass(frozen=True, slots=True)
 class ProjectDocument:
     """
-    What enforcers know of a tenant.
+    The document of a project.
 
     Attributes:
         policy: Id of its policy. None: it has none.
@@ -164,7 +164,7 @@ class ProjectDocument:
 @dataclass(frozen=True, slots=True)
 class TokenDocument:
     """
-    What enforcers know of a credential. They find it by its digest, and it does not contain the secret.
+    The document of a token. Enforcers find it by the digest of the secret, which it does not contain.
 
     Attributes:
         project: Id of its project.

@@ -219,7 +219,9 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 Identity = tuple[str, ...]
-"""What a counter is kept for: scope, holder, policy, limit, and then the name and the value of each attribute."""
+"""
+The parts that identify a counter: scope, holder, policy, limit, and then the name and the value of each attribute.
+"""
 
 
 def shape_of(limit: Limit) -> str:

@@ -38,7 +38,7 @@ Words = Callable[[Any, Record, Money], str]
 IN_THE_AMOUNT: Final = ("quota", "unit", "window_seconds", "calendar")
 """The fields in an amount. That of slots leaves out how long they live."""
 EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
-"""What a record holds in place of a field that is not set."""
+"""The values in a record of a field that is not set."""
 REQUIRED: Final = object()
 """In place of a default."""
 MORE: Final = "more"

@@ -40,7 +40,7 @@ CHARGE_AS: Final = "charge_as"
 TYPICAL, BOUND = ESTIMATES = ("typical", "bound")
 FREE, DRAIN = DISCONNECTS = ("free", "drain")
 USUAL_DISCONNECT: Final = {TYPICAL: FREE, BOUND: DRAIN}
-"""What happens to an answer whose client left, by the estimate, if a policy does not say it."""
+"""The rule for an answer whose client has left, by the estimate, if a policy has no rule of its own."""
 USUAL_LOST_AFTER: Final = 3_600
 MAX_LOST_AFTER: Final = 7 * DAY_SECONDS
 """Seconds after which nobody can settle a reservation any more."""

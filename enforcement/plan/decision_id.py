@@ -64,7 +64,7 @@ class InvalidDecisionId(ValueError):
 @dataclass(frozen=True, slots=True)
 class DecisionFacts:
     """
-    What an id carries.
+    The fields of a decision id.
 
     Attributes:
         at_ms: Time of the decision by the store's clock, milliseconds since the epoch.

@@ -67,7 +67,7 @@ SHAPES: Final[dict[str, Callable[[int, str, str, str], dict[str, Any]]]] = {
     "bedrock": _bedrock,
     "cohere": _cohere,
 }
-"""What writes the body of a denial, by the provider whose SDK reads it."""
+"""The writers of the body of a denial, by the provider whose SDK reads it."""
 
 
 def error_body(

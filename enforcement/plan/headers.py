@@ -150,7 +150,7 @@ def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...]:
 
 class _Cache:
     """
-    What the header fields of all responses of a plan have in common.
+    The header fields that all responses of a plan have in common.
 
     Attributes:
         labels: The labels of the limits.

@@ -60,7 +60,7 @@ class LimitState:
     @property
     def tightness(self) -> tuple[float, float]:
         """The pair of numbers by which limits are sorted, the tightest first. See :func:`tightness`."""
-        # What earlier windows may leave is not part of a full window.
+        # A full window does not include permits that earlier windows may leave.
         full = self.quota if self.algorithm == "fixed_window" else self.capacity
         return tightness(self.remaining, full, self.window_seconds or self.slot_seconds)
 

@@ -51,7 +51,7 @@ _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
 
 
 About = Mapping[str, Any] | str
-"""What a reservation is for: JSON values by name, or an object in JSON."""
+"""The purpose of a reservation: JSON values by name, or an object in JSON."""
 
 
 class TooManyReservations(Exception):
@@ -217,7 +217,7 @@ def record_head(values: Mapping[str, Any], token_share: int = USUAL_RESERVATION_
 @dataclass(frozen=True, slots=True)
 class RecordedCharge:
     """
-    What a reservation charged to one counter.
+    The charge of a reservation to one counter.
 
     Attributes:
         bound: The limit, bound to its counter.

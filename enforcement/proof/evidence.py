@@ -62,7 +62,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class CounterReading:
-    """What the store has charged to a counter, at an instant of the store's clock."""
+    """The charges of a counter in the store, at an instant of the store's clock."""
 
     counter: LedgerCounter
     now_us: int

@@ -74,7 +74,7 @@ def saturated(name: str, limit: Limit, counters: Sequence[Sequence[CountedDecisi
     """
     if limit.algorithm not in ("fixed_window", "sliding_log") or limit.consistency == "leased":
         return
-    # What was carried into a window is not known here, but its quota must have been used.
+    # The permits that were carried into a window are not known here, but its quota must have been used.
     full, left, cases = limit.quota if limit.rollover else limit.capacity, 0, 0
     for decisions in counters:
         for window in _windows(limit, decisions):

@@ -1,4 +1,4 @@
-"""What an admission costs in the end, by the report of a provider."""
+"""The final cost of an admission, by the report of a provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both limiters need to admit requests and to reserve for them."""
+"""Helpers of both limiters to admit requests and to reserve for them."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ SECRET_FIELD: Final = b"sluicegate-secret"
 
 
 class Endpoint(Protocol):
-    """What answers the requests for one path."""
+    """A handler of the requests for one path."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -46,7 +46,7 @@ _OK_STATUS: Final = write(_STATUS, b"")
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """
-    What a CheckRequest says of a request.
+    The description of a request in a CheckRequest.
 
     Attributes:
         source: Its ``attributes.source``, encoded.
@@ -156,7 +156,7 @@ def _by_number(message: bytes) -> _Asked:
     """Return what any message says, with repeated header fields joined by commas. Raises Malformed."""
     attributes = Fields(part(message, _ATTRIBUTES))
     http = Fields(part(attributes.part(_REQUEST), _HTTP))
-    # Of the entries of a map with one key, protobuf takes the last.
+    # If a map has several entries with one key, protobuf takes the last.
     rows: dict[str, list[bytes]] = {}
     for entry in map(Fields, http.parts(_HEADERS)):
         rows[entry.text(_KEY)] = entry.parts(_VALUE)

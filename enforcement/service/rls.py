@@ -77,7 +77,7 @@ MAX_ENTRIES: Final = 512
 @dataclass(slots=True)
 class _Call:
     """
-    What the descriptors of one call say.
+    The values that the descriptors of one call give.
 
     Attributes:
         shown: The values of all entries that hold a token.
@@ -100,7 +100,7 @@ _Limits = tuple[tuple[int, int, bytes], ...]
 @dataclass(slots=True)
 class _Asked:
     """
-    What a message asks, as it is kept.
+    The question of a message, as it is kept.
 
     Attributes:
         descriptors: How many it has.

@@ -37,7 +37,7 @@ _ADDRESSES: Final = {"remote_address": "ip"}
 @dataclass(frozen=True, slots=True)
 class RlsMapping:
     """
-    What the entries of descriptors stand for. An entry that is not named is an attribute of its own name.
+    The meaning of the entries of descriptors. An entry that is not named is an attribute of its own name.
 
     Attributes:
         token: Keys of the entries that hold the token.

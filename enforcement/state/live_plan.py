@@ -50,7 +50,7 @@ class Part:
 
 class MeteredCommon(NamedTuple):
     """
-    What all metered requests of a plan have in common.
+    The settings that all metered requests of a plan have in common.
 
     Attributes:
         limits: Its limits.

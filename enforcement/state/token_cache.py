@@ -36,7 +36,7 @@ class DocumentProblem(NamedTuple):
 
 class TokenEntry:
     """
-    What is known of one token.
+    The cached knowledge about one token.
 
     Attributes:
         token: Its document. None: the token is unknown, or its document cannot be read.

@@ -58,7 +58,7 @@ class TimeToWait:
             self.left -= monotonic() - began
             raise
         took = monotonic() - began
-        # What came although the time was over came in time, to a thread that was late. Nobody knows when.
+        # A reply that came although the time was over came in time, to a thread that was late. Nobody knows when.
         self.left = self.left - took if took < self.left else self.left / 2
         return result
 

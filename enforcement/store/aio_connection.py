@@ -35,7 +35,7 @@ _LAST_LOOK_SECONDS: Final = 0.001
 _UNPROVEN: Final = 1.5
 """A store that has not answered so many times the calls that it fails at once is not known to: each of them counts."""
 _CALLS_IN_A_WRITE: Final = 64
-"""So many calls are sent at once, while the loop is still making more of them, so that the store can begin."""
+"""The number of calls that are sent at once while the loop is still making more, so that the store can begin."""
 
 
 class AsyncPipe:

@@ -41,7 +41,7 @@ DEFAULT_TIMEOUT: Final = 1.0
 READ_BYTES: Final = 8_192
 """The buffer of a connection. redis-py would take four times as much, a third of what an idle limiter holds."""
 STORE_ERRORS: Final = (RedisError, OSError)
-"""What a store that is unavailable, slow or returns garbage may raise. redis-py does not wrap all socket errors."""
+"""The errors of a store that is unavailable, slow or returns garbage. redis-py does not wrap all socket errors."""
 
 
 def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> StoreClient:

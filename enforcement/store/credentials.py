@@ -15,7 +15,7 @@ Credentials = Callable[[], tuple[str, str]]
 _TLS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _TLS_DEFAULTS: Final = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 _VERIFICATION: Final = {None: "none", CERT_NONE: "none", CERT_OPTIONAL: "optional", CERT_REQUIRED: "required"}
-"""What a URL calls the ways to verify a certificate that redis-py takes as other values."""
+"""The names that URLs have for the ways to verify a certificate, by the values of redis-py."""
 
 
 class Provider(CredentialProvider):

@@ -1,4 +1,4 @@
-"""What the background thread makes of a duty that failed."""
+"""The handling of failed duties of the background thread."""
 
 from __future__ import annotations
 

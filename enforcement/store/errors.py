@@ -1,5 +1,5 @@
 """
-What it means when a call to the store fails.
+The meaning of a failed call to the store.
 
 An error reply, a timeout and a lost connection all become a :class:`StoreError`. It says whether the call may have
 been executed, whether the whole store is unavailable, and whether a retry makes sense. Only this module decides that.

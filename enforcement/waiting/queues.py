@@ -99,7 +99,7 @@ _numbers: Final = count()
 
 class LastAnswer(NamedTuple):
     """
-    What the store last said of a counter.
+    The last answer of the store about a counter.
 
     Attributes:
         at: When it said that, in monotonic seconds.
@@ -194,7 +194,7 @@ class Queue:
         """Keep what a decision, made *at* this time, says of this counter, which is limit *index* of its plan."""
         if decision.allowed:
             self.since = at
-        # What a lease says is of the time when it was filled. What is decided here costs nothing to ask.
+        # The numbers of a lease are those of the time when it was filled. Decisions made here cost nothing.
         if self.stirred or (decision.allowed and decision.source != "store"):
             self.answer, self.last, self.left = None, None, 0
             return

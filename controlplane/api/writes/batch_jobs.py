@@ -29,7 +29,7 @@ from controlplane.publishing.changes import change
 
 JOB = "batch"
 MOST_IN_A_JOB = 10_000
-# Of the body of a batch: 400 bytes an item. A policy with one limit has about 150, and with three about 350.
+# The longest body of a batch, which is 400 bytes an item. A policy with one limit has about 150, with three about 350.
 MOST_BYTES = 4 * 1024 * 1024
 # Errors in the result of a job, which counts all wrong items.
 MOST_LISTED = 100
@@ -177,7 +177,7 @@ def _check(job: Job, view: type[JobBatched], context: Mapping[str, Any]) -> bool
 @dataclass(frozen=True, slots=True)
 class Survey:
     """
-    What an item of a batch has to know of the others.
+    The facts about other items of a batch that an item has to know.
 
     Attributes:
         first: The place of the first item with these values of ``identity``.

@@ -22,7 +22,7 @@ MOST_ITEMS = 1000
 ITEMS, RESULTS = "items", "results"
 ADDRESS = "batch"
 TWIN = "Must not be that of another item."
-# What the address of a batch does for an object whose slug is the last part of that address.
+# The operation of each method on one object, whose slug is the last part of the address.
 _OF_ONE = {"get": "retrieve", "put": "update", "patch": "partial_update", "delete": "destroy"}
 
 

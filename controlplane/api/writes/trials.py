@@ -76,7 +76,7 @@ class TrialSerializer(serializers.Serializer):
 @dataclass(slots=True)
 class Trial:
     """
-    What a change would have done.
+    The result that a change would have had.
 
     Attributes:
         status: The status of the response that the change would have had. 0 until it was made.

@@ -24,7 +24,7 @@ DENIED: Final = 1
 ANONYMOUS: Final = "anonymous"
 TOP_ROWS: Final = 20
 TOP_MINUTES: Final = 10
-# Of a large installation, a part of the tokens. Usage over REST is not sorted by number.
+# In a large installation these are only some of the tokens. Usage over REST is not sorted by number.
 TOP_READ: Final = 20_000
 MOST_KEPT: Final = 100_000
 # Proxies report at different times, so that a denial may arrive after later ones of others.

@@ -1,4 +1,4 @@
-"""What a command ends with if a person has to do something."""
+"""Exceptions that end a command because a person has to do something."""
 
 
 class CommandProblem(Exception):

@@ -28,7 +28,7 @@ PAGE: Final = 200
 _SOON: Final = frozenset({"request_running", "database_unavailable", "rate_limited"})
 MOST_PAUSE: Final = 60.0
 _AWAY: Final = frozenset({502, 503, 504})
-# What a person can do about a response, by its status.
+# Advice on a response, by its status.
 _ADVICE: Final = {
     401: "Run `sluicegate login` with a key that is valid, or set SLUICEGATE_KEY to it.",
     403: "`sluicegate keys list` shows the keys. Whoever manages them can change this one or make another.",

@@ -1,5 +1,5 @@
 """
-What a terminal shows.
+Output on a terminal.
 
 Names come from other people, so that no character of them may do anything but be seen. Results go to standard output,
 and all else to standard error.

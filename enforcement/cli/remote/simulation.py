@@ -34,7 +34,7 @@ class TooManyCounters(CommandProblem):
 @dataclass(slots=True)
 class JudgedLimit:
     """
-    What one limit did.
+    The denials of one limit in a simulation.
 
     Attributes:
         limit: The limit.
@@ -56,7 +56,7 @@ class JudgedLimit:
 @dataclass(slots=True)
 class Simulation:
     """
-    What the limits of a policy did with all requests.
+    The result of a simulation of all limits of a policy.
 
     Attributes:
         limits: Each limit that could be judged.

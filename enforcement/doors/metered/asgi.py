@@ -69,7 +69,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class MeteredDoor(Protocol):
-    """What the middleware does for a metered request as for any other, see :class:`enforcement.doors.asgi`."""
+    """The steps of the middleware that metered requests share with all others, see :class:`enforcement.doors.asgi`."""
 
     _headers: str
     _anonymous: Anonymous | None

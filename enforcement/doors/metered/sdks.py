@@ -1,4 +1,4 @@
-"""What tells the SDKs of providers apart: where they show their key, and which errors they can read."""
+"""The differences between the SDKs of providers: where they show their key, and which errors they can read."""
 
 from __future__ import annotations
 

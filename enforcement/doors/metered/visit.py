@@ -278,7 +278,7 @@ class MeteredVisit:
             rest, settlement = self.exchange.ended(now_us(), whole=whole)
         else:
             rest, settlement = b"", self.exchange.refused(None, now_us())
-        # What breaks a bound changes the next requests.
+        # A broken bound changes the next requests.
         if whole and settlement is not None and not is_broken(self.exchange.opening, settlement):
             self._settle_soon(settlement)
             await _Turn()  # of the event loop, in which all commands are sent

@@ -251,7 +251,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._room is not None and not self._room.done() and self._error is not None:
             self._room.set_exception(_again(self._error))
 
-    # What asyncio calls.
+    # Callbacks of asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -269,7 +269,7 @@ class Connection(asyncio.BufferedProtocol):
     def data_received(self, data: bytes | memoryview) -> None:
         """Parse what the upstream sent."""
         if self.complete or self._parser is None:
-            # What it sends without a request would be taken for the answer to the next one.
+            # Bytes that come without a request would be taken for the answer to the next one.
             self.abort(UpstreamError("the upstream sent more than its response"))
             return
         self.active_at = self._loop.time()
@@ -322,7 +322,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
-    # What the parser calls.
+    # Callbacks of the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header field, or a field of the trailer."""

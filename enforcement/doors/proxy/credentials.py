@@ -32,7 +32,7 @@ class NoCredential(Exception):
 
 @dataclass(slots=True)
 class _Read:
-    """What was last read from a file. *state* tells the file from its successor, and is None if there is no file."""
+    """The last reading of a file. *state* distinguishes the file from its successor. None: there is no file."""
 
     checked: float
     state: tuple[int, int, int] | None

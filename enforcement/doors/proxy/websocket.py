@@ -41,9 +41,9 @@ MOST_REFUSAL: Final = 65_536
 """Bytes that the client gets of the body of a response that refuses the connection."""
 
 _READ: Final = 65_536
-# What a part of a message costs beside its bytes. It may have none, and a message may have any number of parts.
+# The cost of a part of a message beside its bytes. A part may have none, and a message may have any number of parts.
 _OF_A_PART: Final = 256
-# What the two ends of each connection agree on by themselves.
+# The two ends of each connection agree on these fields by themselves.
 _OF_ONE_HOP: Final = b"sec-websocket-"
 # Codes that stand for a connection that ended without one, and cannot be sent.
 _NORMAL, _GOING_AWAY, _NO_CODE, _TOO_BIG, _BROKEN = 1000, 1001, 1005, 1009, 1011

@@ -29,7 +29,7 @@ from enforcement.metering.formats.text import (
 )
 from enforcement.metering.usage import MAX_COUNT, Usage
 
-# What models call their own caps, which Converse may pass on to them, or not.
+# The names of models for their own caps, which Converse may pass on to them, or not.
 _CAPS: Final = ("maxTokens", "max_new_tokens", "max_tokens", "max_completion_tokens", "max_gen_len")
 _ADDITIONAL: Final = "additionalModelRequestFields"
 _MEDIA: Final = {"image": "image", "video": "video", "audio": "audio", "document": "file"}

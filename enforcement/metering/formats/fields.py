@@ -317,4 +317,4 @@ LISTED: Final[Mapping[str, Fields]] = {
     "anthropic-messages": MESSAGE,
     "gemini": GEMINI,
 }
-"""What each format lists, also those that only Bedrock's Invoke has."""
+"""The fields of each format, also of those that only Bedrock's Invoke has."""

@@ -207,7 +207,7 @@ class GeminiAnswer(AnswerReader):
             self.take_modifier("traffic_type", report.get("trafficType"))
             self.take_modifier("service_tier", report.get("serviceTier"))
             if self.take_usage(usage_of(report)):
-                # Of several candidates, the first may be complete long before the last.
+                # If there are several candidates, the first may be complete long before the last.
                 self.is_final = self.has_finished and not self.has_failed and self.answers == 1
 
     def _read_grounding(self, grounding: dict[str, Any]) -> None:

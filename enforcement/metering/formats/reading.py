@@ -1,4 +1,4 @@
-"""What all formats share: the caps of a request, the counts of a report, and what an answer has said so far."""
+"""The base of all formats: the caps of a request, the counts of a report, and the state of an answer so far."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class NotBelieved(Exception):
 @dataclass(slots=True)
 class Asked:
     """
-    What a request asks for.
+    The parts of a request that decide what its answer may use.
 
     Attributes:
         cap: Most tokens that each answer may have; None if the request does not say.
@@ -197,7 +197,7 @@ def _cost_of(report: dict[str, Any]) -> int | None:
 
 class AnswerReader:
     """
-    What the answer to one request has said so far. Each format has a subclass.
+    The state of the answer to one request, as far as it was read. Each format has a subclass.
 
     A report of usage replaces the one before as a whole. Counts are never added up.
 

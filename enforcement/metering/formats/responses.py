@@ -32,7 +32,7 @@ _CODE: Final = "code_interpreter_call"
 _KEPT: Final = ("previous_response_id", "conversation")
 _USED: Final = ("action", "code", "queries", "results", "outputs")
 _CLIENT_TOOLS: Final = ("function", "custom", "local_shell")
-# What the model has read or thought, by the type of an item whose provider may keep it.
+# The fields with text that the model has read or thought, by the type of an item that the provider may keep.
 _SAID_BY: Final = {
     "reasoning": ("encrypted_content", "content"),
     "web_search_call": ("results",),
@@ -125,7 +125,7 @@ def _add_call(content: Content, item: dict[str, Any]) -> None:
 
 
 class _Use(NamedTuple):
-    """What one output says of the use of a tool."""
+    """The use of a tool in one output."""
 
     kind: str
     has_fee: bool

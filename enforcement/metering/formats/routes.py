@@ -35,7 +35,7 @@ _COUNTING: Final = {
 _COUNTING_OF_GEMINI: Final = ("countTokens", "computeTokens")
 ENDS_COUNTING: Final = "-count"
 """How the formats of calls end that count tokens and cost nothing."""
-# What providers offer and no meter reads, by a path in lower case.
+# Paths of providers that no meter reads, in lower case.
 _UNREAD: Final = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -82,7 +82,7 @@ _ODD: Final = re.compile(r"//|/\.|[;\\?#\0]|\s|\.(?:/|$)|./$")
 @dataclass(frozen=True, slots=True)
 class Route:
     """
-    What a path says.
+    The format and the model that a path names.
 
     Attributes:
         format: The format.

@@ -198,7 +198,7 @@ def _encoded_text(part: Any) -> tuple[str, int]:
         return "", 0
     charsets = {name.lower() for name in _CHARSET.findall(kind)}
     text = _decoded(data)
-    # What says that it is text, and is a PDF or an archive, may be read as one.
+    # Content that claims to be text, and is a PDF or an archive, may be read as one.
     if text is None or text.startswith(_WIDE_MARKS) or any(name.startswith(_WIDE) for name in charsets):
         return "", 0
     try:
@@ -223,7 +223,7 @@ def _decoded(data: str) -> bytes | None:
 
 class Content:
     """
-    What a request gives a model to read.
+    The content of a request for a model to read.
 
     Attributes:
         text_bytes: Bytes of UTF-8 of all text.

@@ -276,7 +276,7 @@ def _refuse(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-# What a decoder does around its scanner takes as long as a short event.
+# The work of a decoder around its scanner takes as long as a short event.
 _SCAN: Final = json.JSONDecoder(parse_constant=_refuse).scan_once  # type: ignore[attr-defined]
 _BLANKS: Final = " \t\r\n"
 

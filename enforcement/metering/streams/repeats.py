@@ -20,13 +20,13 @@ _TEXT: Final = re.compile(
     rb'"((?:[^"\\\x00-\x1f]|\\.)+)"'
 )
 _COUNTS: Final = rb"candidatesTokenCount|totalTokenCount|thoughtsTokenCount|completion_tokens|total_tokens"
-# What varies beside text, and of what kind it is.
+# Parts of an event that vary besides its text, with the kind of each.
 _NOISE: Final = (
     (re.compile(rb'"(?:obfuscation|p)"\s*:\s*"([^"\\\x00-\x1f]*)"'), "string"),
     (re.compile(rb'"sequence_number"\s*:\s*([0-9]+)'), "number"),
     (re.compile(rb'"(?:' + _COUNTS + rb')"\s*:\s*([1-9][0-9]*)'), "count"),
 )
-# What varies in some streams only. Each of them costs, so they are looked at where the others do not do.
+# Parts that vary in some streams only. Each costs time, so they are tried only if the others do not suffice.
 _MORE_NOISE: Final = (
     *_NOISE,
     (re.compile(rb'"(?:created|created_at|index|output_index|content_index)"\s*:\s*([0-9]+)'), "number"),

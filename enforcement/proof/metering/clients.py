@@ -33,7 +33,7 @@ _TEXT: Final = ("Say something about limits. ", "予算は守られる。", "�
 @dataclass(frozen=True, slots=True)
 class ClientOutcome:
     """
-    What a client saw of one request.
+    The observations of a client about one request.
 
     Attributes:
         id: Its id.
@@ -232,7 +232,7 @@ def _cut(parts: Sequence[bytes], dice: Random) -> bytes:
 
 
 class _Got:
-    """What has arrived of an answer."""
+    """The part of an answer that has arrived."""
 
     def __init__(self) -> None:
         self.status, self.complete, self.denied = 0, False, ""

@@ -38,7 +38,7 @@ _TERMINATED_EVERY: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run is to do."""
+    """The options of a run."""
 
     requests: int
     kills: int

@@ -1,4 +1,4 @@
-"""What the proof publishes: policies with budgets in tokens and money, projects, tokens, and prices."""
+"""The documents of the proof: policies with budgets in tokens and money, projects, tokens, and prices."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _FORMATS: Final = {
 _CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 _TEXTS: Final = frozenset({"text", "content", "prompt", "input", "system", "instructions", "arguments", "description"})
 _UNCAPPED: Final = 5_000
-"""What an answer has if nobody has bounded it, which is more than any default."""
+"""The tokens of an answer without a cap, which are more than any default."""
 _BREAKS: Final = ("reset_before", "reset_in_head", "reset_in_stream", "close_in_stream", "error_event")
 _LONGEST_HEAD: Final = 65_536
 
@@ -60,7 +60,7 @@ class ProviderRequest:
 
 @dataclass(slots=True)
 class Question:
-    """What the provider reads from a body: bytes of text, messages, images, the cap and the choices."""
+    """The parts of a body that the provider reads: bytes of text, messages, images, the cap and the choices."""
 
     text_bytes: int = 0
     messages: int = 0
@@ -171,7 +171,7 @@ class FakeProvider:
         if breaks and made.report in ("every", "twice"):
             made.report = answers.NORMAL  # what was reported so far could pass for the last word
         encoding = dice.choice(("gzip", "gzip", "deflate", "unknown")) if self._misbehaves(dice, 0.15) else ""
-        # What nobody can read reports nothing, and neither does an answer that breaks off.
+        # An answer that nobody can read, or that breaks off, reports nothing.
         self._write(asked, made, reports=made.reports and not breaks and encoding != "unknown")
         if breaks == "reset_before":
             _reset(writer)
@@ -252,7 +252,7 @@ async def _send(
         return False
     broken = breaks in ("reset_in_stream", "close_in_stream")
     if broken:
-        # Of an answer that ends with its connection nobody could tell that it was cut by a close.
+        # If an answer ends with its connection, nobody could tell that a close has cut it.
         way = "chunked" if way == "close" else way
         head = head.replace("Connection: close", "Transfer-Encoding: chunked")
         head = head.replace(length, f"Content-Length: {sum(map(len, sent)) + 100}\r\n")

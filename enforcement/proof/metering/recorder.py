@@ -76,7 +76,7 @@ class Recorder:
             settling()
             conclude_soon(*arguments, **options)
 
-        # What is seen here is what the visit does.
+        # The visit calls these, so the recorder sees all that the visit does.
         admission.conclude = concluding  # type: ignore[method-assign]
         admission.conclude_soon = concluding_soon  # type: ignore[method-assign]
 

@@ -103,7 +103,7 @@ class Command(BaseCommand):
 @dataclass(slots=True)
 class Found:
     """
-    What the store refuses and the database accepts.
+    The differences: objects that the store refuses and the database accepts.
 
     Attributes:
         ended: The ids of the tokens that are refused for ever.
