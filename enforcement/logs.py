@@ -69,9 +69,6 @@ class RateLimitedLogger:
     def _suppressed(self, cause: str) -> int | None:
         """
         Return how many warnings of a cause were suppressed since the last logged one, or None to suppress this one.
-
-        Returns:
-            None if this one must be suppressed, too.
         """
         now = self._clock()
         with self._lock:

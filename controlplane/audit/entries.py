@@ -65,12 +65,7 @@ class AuditEntry(models.Model):
         return f"{self.action} {self.object_label}"
 
     def save(self, *args: Any, **options: Any) -> None:
-        """
-        Insert a new entry, or raise AppendOnly if the entry is saved already.
-
-        Raises:
-            AppendOnly: The entry is already saved.
-        """
+        """Insert a new entry, or raise AppendOnly if the entry is saved already."""
         if not self._state.adding:
             raise AppendOnly("Audit entries must not be changed.")
         super().save(*args, **{**options, "force_insert": True})

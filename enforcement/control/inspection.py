@@ -212,8 +212,6 @@ def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int,
     Args:
         bounds: At least one bound limit.
         now_us: An estimate of the store's time, for calendar windows.
-    Returns:
-        The store's time in microseconds since the epoch, and each counter's state and used permits.
     Raises:
         redis.RedisError: The store does not reply, or lacks the function library.
     """

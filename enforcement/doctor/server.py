@@ -95,11 +95,8 @@ def clock(client: Redis) -> Iterator[Finding]:
 
 def _clock_once(client: Redis) -> tuple[float, float]:
     """
-    Return by how many seconds the server's clock is ahead of this host's, and the largest error of that in seconds.
-
-    Returns:
-        By how many seconds it is ahead of this machine's clock (negative if it is behind), and the largest possible
-        error of that, in seconds.
+    Return by how many seconds the server's clock is ahead of this host's, and the largest error of that in seconds. The
+    first is negative if it is behind.
     """
     sent = time.time()
     seconds, microseconds = client.time()

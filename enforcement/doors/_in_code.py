@@ -243,8 +243,6 @@ def counter_key(scope: str, kind: str, value: object) -> str | None:
 
     Args:
         kind: Kind of the value. ``ip``, ``user`` or ``all``; ``key`` if a function of the application returned it.
-    Returns:
-        ``<scope>:<kind>:<value>``; None if *value* is None.
     Raises:
         TypeError: The value is not a string, an integer or a UUID.
         Refusal: The key is too long. It is not shortened, because it might then name another caller.

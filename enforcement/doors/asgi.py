@@ -208,9 +208,6 @@ class LimitMiddleware(Guard[App, Limiter, Scope]):
         """
         Charge a request, and return its decision, or an admission if it holds slots or is charged by status. Raises
         Refusal or Denied if it may not pass.
-
-        Raises:
-            Refusal, Denied: The request may not pass.
         """
         shown = self._token(scope)
         token = shown or without_token(shown, self._anonymous)

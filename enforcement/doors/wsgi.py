@@ -124,9 +124,6 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
         """
         Charge a request, and return its decision, or an admission if it holds slots or is charged by status. Raises
         Refusal or Denied if it may not pass.
-
-        Raises:
-            Refusal, Denied: The request may not pass.
         """
         shown = self._token(environ)
         token = shown or without_token(shown, self._anonymous)

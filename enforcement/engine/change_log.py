@@ -67,8 +67,6 @@ class ChangeLogReader:
         Args:
             until: When to return if no entry arrives, seconds by *monotonic*.
             wake: Makes the call return early when it is set.
-        Returns:
-            An empty sequence if no entry arrived in time.
         Raises:
             RedisError: The store cannot be read. If it does not reply in time, this is a TimeoutError.
         """

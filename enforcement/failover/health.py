@@ -164,8 +164,6 @@ class Health:
         Args:
             known: What the store said last about each counter, see ``replies``.
             error: The call that failed, or None if there was no call.
-        Returns:
-            The reply of this process, with marks, and the reason.
         """
         self.connector.wake()  # so that the charge is replayed as soon as its node is back
         return self.fallback.decide(request, known, self.now_us(), self._fleet(), error=error)

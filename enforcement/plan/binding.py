@@ -156,9 +156,6 @@ class BoundLimit:
     def window_end(self, now_us: int) -> int:
         """
         Return when the present window of a fixed-window limit ends, in microseconds since the epoch, or 0 for never.
-
-        Returns:
-            Microseconds since the epoch. 0 for a lifetime, which does not end.
         """
         spec = self.spec(now_us)
         if spec.b:

@@ -93,30 +93,17 @@ class Reply:
         return self.numbers[2 + self.width * index]
 
     def reset(self, index: int) -> int:
-        """
-        Return the microseconds until limit *index* is full again, below 0 for never.
-
-        Returns:
-            Microseconds. Below 0: never.
-        """
+        """Return the microseconds until limit *index* is full again, below 0 for never."""
         return self.numbers[3 + self.width * index]
 
     def wait(self, index: int) -> int:
-        """
-        Return the microseconds until the same cost passes limit *index*, 0 for now and below 0 for never.
-
-        Returns:
-            Microseconds. 0: it passes now. Below 0: no wait helps.
-        """
+        """Return the microseconds until the same cost passes limit *index*, 0 for now and below 0 for never."""
         return self.numbers[4 + self.width * index]
 
     def more(self, index: int) -> int:
         """
         Return the microseconds until limit *index* has more permits left, 0 if that is :meth:`reset`, below 0 for
         never.
-
-        Returns:
-            Microseconds. 0: the same as :meth:`reset`. Below 0: never.
         """
         return self.numbers[5 + self.width * index]
 

@@ -134,9 +134,6 @@ class Rule:
         the register of its own project.
 
         Labels need no register, because only operators set them, and each value belongs to a token.
-
-        Returns:
-            None if the limit is not partitioned by attributes of requests.
         """
         if not self.varies_by:
             return None

@@ -167,12 +167,7 @@ class Lease:
         self._lock = threading.Lock()
 
     def take(self, cost: int) -> int:
-        """
-        Hand out *cost* permits, and return how many are left, or -1 if there are not enough.
-
-        Returns:
-            How many permits are left. -1 if there are not enough, so that the store must decide.
-        """
+        """Hand out *cost* permits, and return how many are left, or -1 if there are not enough."""
         now = monotonic()
         with self._lock:
             left = self.left - cost

@@ -52,12 +52,7 @@ class PlanCache:
         return len(self._probation) + len(self._protected) + len(self._overflowed)
 
     def get(self, name: Name) -> LivePlan | None:
-        """
-        Return the plan of this name, or None, and protect the plan if it was on probation.
-
-        Returns:
-            None if no plan of this name is kept.
-        """
+        """Return the plan of this name, or None, and protect the plan if it was on probation."""
         plan = self._protected.get(name)
         if plan is not None:
             try:
@@ -104,9 +99,6 @@ class PlanCache:
         """
         Return until when all values of a plan count as registered, in monotonic seconds, or 0 if one does not or there
         are none.
-
-        Returns:
-            Monotonic seconds. 0 if at least one value is not known to be registered.
         """
         return min((self._trusted.get(plan.bounds[i].key, 0.0) for i in plan.unregistered), default=0.0)
 

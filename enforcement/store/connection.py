@@ -319,8 +319,6 @@ class SyncPipe:
         Args:
             seconds: What is left. It counts from when this thread has a connection and waits.
             asking: Whether to send ``ASKING`` first, to a node that is taking over the command's slot.
-        Returns:
-            The parsed reply.
         Raises:
             StoreError: See :meth:`call`.
         """

@@ -32,12 +32,7 @@ class Late(Protocol):
     """The reply that a call did not get in time."""
 
     def look(self) -> Any:
-        """
-        Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet.
-
-        Returns:
-            The reply, LOST or GARBLED. None: nothing has arrived yet.
-        """
+        """Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet."""
 
     def close(self) -> None:
         """Stop waiting for the reply. Any thread may call this."""
