@@ -62,9 +62,9 @@ TAKEN_OVER = ("request_id", "actor", "channel")
 @before_task_publish.connect
 def send_request_id(headers: dict[str, Any] | None = None, **_: Any) -> None:
     """Send the id of the present request along with a task, for the log lines of the task. Beat has none to send."""
-    found = get_contextvars()
+    context = get_contextvars()
     if headers is not None:
-        headers.update({f"log_{name}": found[name] for name in TAKEN_OVER if name in found})
+        headers.update({f"log_{name}": context[name] for name in TAKEN_OVER if name in context})
 
 
 @task_prerun.connect

@@ -121,7 +121,7 @@ def origins_are_valid(**_: Any) -> list[checks.CheckMessage]:
 @checks.register(checks.Tags.caches)
 def store_is_named(**_: Any) -> list[checks.CheckMessage]:
     """Enforcers refuse an address or a prefix that is not valid, so the control plane may not use it either."""
-    found = []
+    result = []
     for name, check in (
         ("SLUICEGATE_REDIS_URL", lambda: Topology.parse(settings.REDIS_URL)),
         ("SLUICEGATE_PREFIX", lambda: Keys(settings.STORE_PREFIX)),
@@ -129,8 +129,8 @@ def store_is_named(**_: Any) -> list[checks.CheckMessage]:
         try:
             check()
         except ValueError as exc:
-            found.append(checks.Error(renamed(exc, name), "Enforcers need the same value.", id="sluicegate.E007"))
-    return found
+            result.append(checks.Error(renamed(exc, name), "Enforcers need the same value.", id="sluicegate.E007"))
+    return result
 
 
 @checks.register(checks.Tags.caches)
@@ -153,14 +153,14 @@ def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
 
 @checks.register(checks.Tags.security)
 def networks_are_valid(**_: Any) -> list[checks.CheckMessage]:
-    found = []
+    result = []
     for name in ("TRUSTED_PROXIES", "METRICS_NETWORKS"):
         try:
             TrustedProxies(getattr(settings, name))
         except ValueError as exc:
             hint = "Separate networks by commas, for example 10.0.0.0/8,192.168.1.7."
-            found.append(checks.Error(f"SLUICEGATE_{name}: {exc}.", hint, id="sluicegate.E005"))
-    return found
+            result.append(checks.Error(f"SLUICEGATE_{name}: {exc}.", hint, id="sluicegate.E005"))
+    return result
 
 
 @checks.register(checks.Tags.compatibility)

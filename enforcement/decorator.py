@@ -157,12 +157,12 @@ class Declaration:
             TypeError: As :func:`key_text` does.
             ValueError: The limits that were chosen for this call break a rule.
         """
-        found = [pair for group in self._groups if (pair := group.of(args, kwargs)) is not None]
-        if not found:
+        pairs = [pair for group in self._groups if (pair := group.of(args, kwargs)) is not None]
+        if not pairs:
             return None
         costs = self._costs(*args, **kwargs) if callable(self._costs) else self._costs
-        holds = self._check([limit for limits, _ in found for limit in limits])
-        return Call(found[0][0], found[0][1], costs, holds) if len(found) == 1 else Call(found, None, costs, holds)
+        holds = self._check([limit for limits, _ in pairs for limit in limits])
+        return Call(pairs[0][0], pairs[0][1], costs, holds) if len(pairs) == 1 else Call(pairs, None, costs, holds)
 
     def _check(self, limits: Sequence[Limit]) -> bool:
         """Return whether one of the limits has slots. Raises ValueError if the function forbids that."""
@@ -299,17 +299,17 @@ class _KeyFormat(Formatter):
     """Refuses None, which would count all callers as one, and objects whose text is their place in memory."""
 
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        found = super().get_field(field_name, args, kwargs)
-        if found[0] is None:
+        result = super().get_field(field_name, args, kwargs)
+        if result[0] is None:
             raise ValueError(
                 f"key: {field_name} must not be None. If no limit applies to such calls, use a function that returns "
                 "None for them."
             )
-        kind: Any = type(found[0])
+        kind: Any = type(result[0])
         if kind.__repr__ is object.__repr__ and (kind.__str__, kind.__format__) == (object.__str__, object.__format__):
             # Each object would have a counter of its own.
             raise TypeError(f"key: {field_name} must have a text; name a field of {kind.__name__}, such as its id.")
-        return found
+        return result
 
 
 _KEY_FORMAT: Final = _KeyFormat()

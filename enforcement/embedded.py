@@ -314,8 +314,8 @@ def _from_path() -> str:
 
 def _major_version(path: str) -> int:
     output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\bv=(\d+)\.", output)
-    return int(found[1]) if found else 0
+    matched = re.search(r"\bv=(\d+)\.", output)
+    return int(matched[1]) if matched else 0
 
 
 def _try_lock(descriptor: int) -> bool:

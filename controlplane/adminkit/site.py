@@ -285,11 +285,11 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
         return response
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
-        found = super().get_object(request, object_id, from_field)
-        if found is None or getattr(request, "change", None) is None:
-            return found
+        result = super().get_object(request, object_id, from_field)
+        if result is None or getattr(request, "change", None) is None:
+            return result
         # If two users save at once, the second waits here, then sees that the row has changed.
-        self.model._default_manager.select_for_update().filter(pk=found.pk).first()
+        self.model._default_manager.select_for_update().filter(pk=result.pk).first()
         return super().get_object(request, object_id, from_field)
 
     def get_fieldsets(self, request: HttpRequest, obj: models.Model | None = None) -> list[Any]:

@@ -93,9 +93,9 @@ def _chosen(request: HttpRequest) -> Project | None:
     match, session = request.resolver_match, getattr(request, "session", {})
     name = (match and match.url_name) or ""
     if name in FILTERS and request.method == "GET" and "_popup" not in request.GET:
-        found = _found(request, request.GET.get(FILTERS[name], ""))
-        _remember(session, found)
-        return found
+        project = _found(request, request.GET.get(FILTERS[name], ""))
+        _remember(session, project)
+        return project
     if name == "projects_project_change":
         return _found(request, unquote(match.kwargs["object_id"]))
     list_name = name.replace("_change", "_changelist")

@@ -42,10 +42,10 @@ def warnings(limits: Mapping[str, Limit], default_cap: int | None = None) -> dic
         limits: The valid limits of a form by any name of their row.
         default_cap: The output tokens that a request without a cap of its own is charged, None if that is not set.
     """
-    found: dict[str, list[Advice]] = {row: list(_alone(limit, default_cap)) for row, limit in limits.items()}
+    result: dict[str, list[Advice]] = {row: list(_alone(limit, default_cap)) for row, limit in limits.items()}
     for (row, limit), (_, other) in permutations(limits.items(), 2):
-        found[row] += _beside(limit, other)
-    return found
+        result[row] += _beside(limit, other)
+    return result
 
 
 def _alone(limit: Limit, default_cap: int | None) -> Iterator[Advice]:

@@ -106,7 +106,9 @@ class AlertRuleAdmin(NamedDeletion, RecordedAdmin):
 
     @display(description="Destinations")
     def told(self, rule: AlertRule) -> str:
-        return ", ".join(str(one) for one in rule.destinations.all()) or "nobody, events are listed only"
+        return (
+            ", ".join(str(destination) for destination in rule.destinations.all()) or "nobody, events are listed only"
+        )
 
     @display(description="State", ordering="active")
     def state(self, rule: AlertRule) -> str:

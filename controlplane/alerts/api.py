@@ -50,7 +50,7 @@ class WebhooksField(serializers.Field):
         for one in data:
             if one not in found:
                 self.fail("does_not_exist", value=one)
-        return [found[one] for one in dict.fromkeys(data)]
+        return [found[fromkey] for fromkey in dict.fromkeys(data)]
 
     def to_representation(self, value: Any) -> list[str]:
         return sorted(value.values_list("pk", flat=True))

@@ -118,7 +118,7 @@ class AlertRule(models.Model):
 
     def check_destinations(self, destinations: Collection[Destination]) -> None:
         """Raise ValidationError if one of the destinations is of another project, which would read these events."""
-        foreign = [one for one in destinations if one.project_id != self.project_id]
+        foreign = [destination for destination in destinations if destination.project_id != self.project_id]
         if foreign:
             whose = "of the same project" if self.project_id else "of no project, as this rule is"
             message = f"Must be {whose}, but {foreign[0]} is not."

@@ -61,9 +61,9 @@ def _usage(look: Look, rule: AlertRule) -> Found:
         return UNKNOWN
     counters = look.counters()
     watched = [(held, count) for held, count in counters.rows if _is_watched(rule, held)]
-    found = [finding for held, count in watched if (finding := _used(rule, held, count, look.now))]
+    findings = [finding for held, count in watched if (finding := _used(rule, held, count, look.now))]
     subjects = frozenset(_subject(held) for held, _ in watched)
-    return Found(found, counters.is_whole, subjects)
+    return Found(findings, counters.is_whole, subjects)
 
 
 def _forecast(look: Look, rule: AlertRule) -> Found:

@@ -142,10 +142,10 @@ class ReferenceField(serializers.Field):
         if not isinstance(data, str):
             self.fail("invalid")
         known, key = self.context.get("known", {}), (self.rows, self.by, data)
-        found = known[key] if key in known else self.find([data]).get(data)
-        if found is None:
+        result = known[key] if key in known else self.find([data]).get(data)
+        if result is None:
             self.fail("does_not_exist", kind=self.visible().model._meta.verbose_name, value=data)
-        return found
+        return result
 
     def visible(self) -> QuerySet[Any]:
         """Return a query of the rows that the key may see, with the rows that every use of them reads."""

@@ -183,7 +183,7 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
         if issubclass(field_class, fields.StrictIntegerField):
             options = {name: value for name, value in options.items() if name not in ("min_value", "max_value")}
         validators = options.get("validators", [])
-        options["validators"] = [one for one in validators if not hasattr(one, "queryset")]
+        options["validators"] = [validator for validator in validators if not hasattr(validator, "queryset")]
         if not options["validators"]:
             del options["validators"]
         return field_class, options

@@ -42,10 +42,10 @@ def limiter() -> Limiter:
     """Return the limiter of this process, which is new after a change of the settings, as in tests."""
     place = settings.REDIS_URL, rest_prefix(settings.STORE_PREFIX)
     # Two threads may make one at the same time. The one that is dropped has neither a thread nor a connection yet.
-    found = _limiters.get(place)
-    if found is None:
-        found = _limiters.setdefault(place, Limiter(place[0], prefix=place[1], timeout=BUDGET_SECONDS))
-    return found
+    result = _limiters.get(place)
+    if result is None:
+        result = _limiters.setdefault(place, Limiter(place[0], prefix=place[1], timeout=BUDGET_SECONDS))
+    return result
 
 
 @lru_cache(maxsize=8)

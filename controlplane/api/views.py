@@ -318,12 +318,12 @@ class Written(ApiView):
             PreconditionFailed: The row was changed after the client read it.
             Problem: The key may read the row but not change it.
         """
-        found = self.locked(self.get_queryset()).filter(**self.lookup()).first()
-        if found is None:
+        result = self.locked(self.get_queryset()).filter(**self.lookup()).first()
+        if result is None:
             raise NotFound
-        self.check_writable(found)
-        check_precondition(self.request, found)
-        return found
+        self.check_writable(result)
+        check_precondition(self.request, result)
+        return result
 
     def lookup(self) -> dict[str, str]:
         return {self.lookup_field: self.kwargs[self.lookup_url_kwarg or self.lookup_field]}

@@ -151,8 +151,8 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
 
     @display(description="Seal")
     def sealed(self, entry: AuditEntry) -> str:
-        found = AuditSeal.objects.filter(entry_id=entry.pk).first()
-        return f"number {found.number}, {found.digest}" if found else badge("not sealed yet")
+        seal = AuditSeal.objects.filter(entry_id=entry.pk).first()
+        return f"number {seal.number}, {seal.digest}" if seal else badge("not sealed yet")
 
     def export_view(self, request: HttpRequest, form: str) -> HttpResponse:
         """Return the entries of the list as a file, with the same filters, written while they are read."""

@@ -137,10 +137,10 @@ def database(name: str) -> dict[str, Any] | None:
     if given.partition("://")[0] not in _DATABASES:
         raise ImproperlyConfigured(f"{name}: must begin with postgres:// or sqlite:///.")
     try:
-        found: dict[str, Any] = environ.Env.db_url_config(given)
+        result: dict[str, Any] = environ.Env.db_url_config(given)
     except ValueError:
         rule = "must have the form postgres://USER:PASSWORD@HOST:5432/NAME"
         raise ImproperlyConfigured(f"{name}: {rule}; write @ / ? # in a password as %40 and so on.") from None
-    if not found["NAME"]:
+    if not result["NAME"]:
         raise ImproperlyConfigured(f"{name}: the name of the database must follow the host.")
-    return found
+    return result

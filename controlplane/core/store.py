@@ -102,12 +102,12 @@ class StoreState:
             pipe.hmget(documents, "revision", "store_id")
             pipe.hlen(documents)
             (revision, store_id), fields = pipe.execute()
-        found = cls(0, "", fields)
+        result = cls(0, "", fields)
         with suppress(InvalidDocument):
-            found = replace(found, revision=parse_revision(revision or ""))
+            result = replace(result, revision=parse_revision(revision or ""))
         with suppress(InvalidDocument):
-            found = replace(found, store_id=parse_identity(store_id or ""))
-        return found
+            result = replace(result, store_id=parse_identity(store_id or ""))
+        return result
 
     @property
     def name(self) -> StateName:

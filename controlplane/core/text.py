@@ -48,8 +48,8 @@ class Printable(RegexValidator):
 
 def unprintable(text: str, *, lines: bool = False) -> str:
     """Return a name of the first character of *text* that is not printable, such as "U+0000", or ""."""
-    found = (_IN_LINES if lines else _IN_LINE).search(text)
-    return f"U+{ord(found[0]):04X} {name(found[0], '')}".rstrip() if found else ""
+    matched = (_IN_LINES if lines else _IN_LINE).search(text)
+    return f"U+{ord(matched[0]):04X} {name(matched[0], '')}".rstrip() if matched else ""
 
 
 def escaped(text: str) -> str:

@@ -36,8 +36,8 @@ def suspend(tx: Change, subject: Token | Project, ends_at: datetime | None = Non
     take_turn(TURN)
     owner = {subject._meta.model_name: subject}
     _end_those_over(tx, Suspension.objects.filter(**owner), timezone.now())
-    if found := Suspension.objects.filter(**owner).first():
-        return found
+    if suspension := Suspension.objects.filter(**owner).first():
+        return suspension
     made = Suspension(**owner, ends_at=ends_at, reason=tx.reason[:500], by=tx.actor.name)
     made.clean()
     made.save()

@@ -60,14 +60,14 @@ def held_by(tokens: Iterable[Token], projects: Iterable[Project], now: datetime)
     attached = {everywhere, *(token.policy for _, token in owned)}
     attached |= {pk for project in read.values() for pk in (project.policy, project.anonymous_policy)}
     policies = compile.policies(pk for pk in attached if pk)
-    found: dict[Any, Held] = {}
+    held: dict[Any, Held] = {}
     for row, token in owned:
         for rule in rules_of(Subject(read[row.project_id], token, policies, None), now_us):
-            _add(found, Held(row if rule.scope == "token" else rows[row.project_id], rule))
+            _add(held, Held(row if rule.scope == "token" else rows[row.project_id], rule))
     for pk, project in read.items():
         for rule in rules_of(Subject(project, None, policies, everywhere), now_us):
-            _add(found, Held(None if rule.scope == "global" else rows[pk], rule))
-    return list(found.values())
+            _add(held, Held(None if rule.scope == "global" else rows[pk], rule))
+    return list(held.values())
 
 
 def _add(found: dict[Any, Held], held: Held) -> None:

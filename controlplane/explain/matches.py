@@ -44,7 +44,7 @@ class Matched:
 def matched(subject: Subject, attributes: Mapping[str, str], now_us: int) -> list[Matched]:
     """Return every limit of the policies that are attached to a subject, in the order in which they are checked."""
     rules = {(rule.scope, rule.policy.id, rule.limit.name): rule for rule in rules_of(subject, now_us)}
-    found = []
+    result = []
     for scope, *_, policy_id in subject.attached():
         policy = subject.policies.get(policy_id or "")
         for limit in policy.limits if policy else ():
@@ -53,8 +53,8 @@ def matched(subject: Subject, attributes: Mapping[str, str], now_us: int) -> lis
             rule = rule and rule.of(attributes)
             limit = rule.limit if rule else limit
             matches, why = judged(limit, attributes) if rule else (NO, _labels_differ(limit, subject))
-            found.append(Matched(scope, policy.slug, policy.id, limit, rule, matches, why))
-    return found
+            result.append(Matched(scope, policy.slug, policy.id, limit, rule, matches, why))
+    return result
 
 
 def judged(limit: Limit, attributes: Mapping[str, str]) -> tuple[str, str]:

@@ -208,15 +208,15 @@ def _history(held: list[Held], now: datetime) -> dict[tuple[str, str, str, str],
     """Return the permits of the last weeks by the hour for each of the limits with windows over an hour."""
     keys = [one.key for one in held if _is_long(one, now)]
     hours = UsageRow.objects.filter(period="hour", at__gte=start_of("hour", now - HISTORY))
-    found: dict[tuple[str, str, str, str], dict[datetime, int]] = defaultdict(dict)
+    result: dict[tuple[str, str, str, str], dict[datetime, int]] = defaultdict(dict)
     ways = {"token": ("token_id", {}), "anonymous": ("project_id", {"token_id": ""}), "project": ("project_id", {})}
     for scope, (column, more) in ways.items():
         wanted = [Q(**{column: pk}, policy_id=policy, limit_name=name) for of, pk, policy, name in keys if of == scope]
         rows = hours.filter(reduce(or_, wanted, Q(pk__in=[])), **more).order_by()
         sums = rows.values_list(column, "policy_id", "limit_name", "at").annotate(total=Sum("cost"))
         for pk, policy, name, at, total in sums if wanted else ():
-            found[scope, pk, policy, name][at] = total
-    return found
+            result[scope, pk, policy, name][at] = total
+    return result
 
 
 def _is_long(held: Held, now: datetime) -> bool:

@@ -190,12 +190,12 @@ class NearestLimit:
 
     @display(description="Nearest limit")
     def nearest(self, row: Token | Project) -> SafeString | str:
-        found = getattr(row, "nearest", ())
-        if isinstance(found, str):
-            return found
-        if not found:
+        result = getattr(row, "nearest", ())
+        if isinstance(result, str):
+            return result
+        if not result:
             return "—"
-        held, count = found
+        held, count = result
         share = near.share_of(held, count)
         text = f"{held.rule.limit.name} {percent(share)}"
         kind = "bad" if not count.remaining else "warn" if share >= near.NEAR else ""

@@ -83,14 +83,14 @@ def _documents(names: list[str], revision: int) -> dict[str, dict[str, Any]]:
 
 def _policies(ids: set[str], revision: int) -> dict[str, Policy]:
     """Return those of the policies with these ids that are known at a revision, by id."""
-    found: dict[str, Policy] = {}
+    policies: dict[str, Policy] = {}
     for document in _documents([f"policy:{pk}" for pk in ids], revision).values():
         try:
             policy = documents.parse_policy(dumps(document))
         except InvalidDocument:  # of a later version, before a downgrade
             continue
-        found[policy.id] = policy
-    return found
+        policies[policy.id] = policy
+    return policies
 
 
 def changes_since(case: Case, subjects: list[Subject | None]) -> tuple[list[Revision], int]:

@@ -50,8 +50,8 @@ def _prefix_of(secret: str) -> str:
 
 def secret_in(text: str) -> str:
     """Return the secret of a token in a text, or an empty string if there is no more than a prefix."""
-    found = _SECRET.search(text)
-    return found[0] if found and len(found[0]) > PREFIX_LENGTH else ""
+    matched = _SECRET.search(text)
+    return matched[0] if matched and len(matched[0]) > PREFIX_LENGTH else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,12 @@ def _sums(rows: Iterable[FieldCount], known: Mapping[str, Any]) -> dict[str, lis
 
 def read_days(value: Any) -> dict[int, dict[str, list[list[Any]]]]:
     """Return the counts by day that a heartbeat has. What makes no sense is left out."""
-    found = {}
+    result = {}
     for day, counts in value.items() if isinstance(value, dict) else ():
         if day.isdecimal() and len(day) < 9 and isinstance(counts, dict):
             kinds = {kind: _pairs(counts.get(kind)) for kind in KINDS}
-            found[int(day)] = {kind: pairs for kind, pairs in kinds.items() if pairs}
-    return found
+            result[int(day)] = {kind: pairs for kind, pairs in kinds.items() if pairs}
+    return result
 
 
 def _pairs(rows: Any) -> list[list[Any]]:

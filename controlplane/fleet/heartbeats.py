@@ -56,13 +56,13 @@ def live_instances(client: redis.Redis | None = None) -> list[Instance]:
         One of STORE_ERRORS: The store is unavailable. The saved rows hold the last known state.
     """
     client = client or store.connection()
-    found: dict[str, Instance] = {}
+    instances: dict[str, Instance] = {}
     for some in batched(_ids(client), READ_AT_ONCE):
-        found |= {instance.id: instance for instance in _read(client, some)}
-        if len(found) >= MOST_INSTANCES:
+        instances |= {instance.id: instance for instance in _read(client, some)}
+        if len(instances) >= MOST_INSTANCES:
             often.warning("instances", "There are more than %d heartbeats, and some are not shown", MOST_INSTANCES)
             break
-    return [found[ident] for ident in sorted(found)]
+    return [instances[ident] for ident in sorted(instances)]
 
 
 def _ids(client: redis.Redis) -> Iterator[str]:

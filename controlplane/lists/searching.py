@@ -59,6 +59,6 @@ class IndexedSearch:
         """Return the condition of the rows that match one word."""
         parts = self._finds_parts and len(word) >= SHORTEST_PART
         lookup, columns = ("icontains", (*self.beginnings, *self.parts)) if parts else ("istartswith", self.beginnings)
-        found = [Q(**{f"{name}__{lookup}": word}) for name in columns]
-        found += [Q(**{f"{name}__startswith": word}) for name in self.exact_beginnings]
-        return reduce(or_, [*found, *(Q(**{name: word}) for name in self.wholes)])
+        conditions = [Q(**{f"{name}__{lookup}": word}) for name in columns]
+        conditions += [Q(**{f"{name}__startswith": word}) for name in self.exact_beginnings]
+        return reduce(or_, [*conditions, *(Q(**{name: word}) for name in self.wholes)])

@@ -166,9 +166,9 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
     def check_items(cls, items: Sequence[dict[str, Any]], others: Mapping[Key, int]) -> None:
         overrides = [Override(**item) for item in items]
         more: Counter[Holder] = Counter()
-        for one in overrides:
-            named = one.token_id, one.project and one.project.slug
-            more[one.token_id, one.project_id] = others[named]
+        for override in overrides:
+            named = override.token_id, override.project and override.project.slug
+            more[override.token_id, override.project_id] = others[named]
         with of_items():
             check_overrides(overrides, more)
 

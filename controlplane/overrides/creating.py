@@ -35,7 +35,7 @@ def create_overrides(tx: Change, overrides: Sequence[Override]) -> None:
     if broken := _broken(overrides, present, {}):
         raise BrokenRules(broken)
     Override.objects.bulk_create(overrides)
-    tx.record_many("override.create", ((one, None, one.as_record()) for one in overrides))
+    tx.record_many("override.create", ((override, None, override.as_record()) for override in overrides))
 
 
 def check_overrides(overrides: Sequence[Override], others: Mapping[Holder, int]) -> None:
@@ -106,13 +106,16 @@ def _holder(override: Override) -> Holder:
 
 
 def _of_holders(overrides: Sequence[Override]) -> QuerySet[Override]:
-    tokens, projects = {one.token_id for one in overrides} - {None}, {one.project_id for one in overrides} - {None}
+    tokens, projects = (
+        {override.token_id for override in overrides} - {None},
+        {override.project_id for override in overrides} - {None},
+    )
     return Override.objects.filter(Q(token__in=tokens) | Q(project__in=projects)).order_by()
 
 
 def _at_places(overrides: Sequence[Override]) -> QuerySet[Override]:
     """Return a query of the overrides in force that have a limit of one and a holder of one of these."""
-    return _of_holders(overrides).filter(limit__in={one.limit_id for one in overrides})
+    return _of_holders(overrides).filter(limit__in={override.limit_id for override in overrides})
 
 
 def _counts(overrides: Sequence[Override]) -> Counter[Holder]:
@@ -123,7 +126,7 @@ def _counts(overrides: Sequence[Override]) -> Counter[Holder]:
 
 def _with_tokens(overrides: Sequence[Override]) -> set[tuple[str, str]]:
     """Return the (project, policy) pairs of these for which the project has tokens with the policy."""
-    pairs = list({(one.project_id, one.limit.policy_id) for one in overrides})
+    pairs = list({(override.project_id, override.limit.policy_id) for override in overrides})
     return {pair for some in batched(pairs, AT_ONCE) for pair in _existing(some)}
 
 

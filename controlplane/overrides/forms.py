@@ -185,9 +185,9 @@ class RaiseForm(forms.Form):
         given = self.cleaned_data
         offer = self.offers[given["limit"]]
         name = "token" if isinstance(self.holder, Token) else "project"
-        found = copy(offer.override) or Override(limit=offer.limit, **{name: self.holder})
-        found.quota, found.ends_at, found.reason = given["quota"], given["ends_at"], given["reason"]
-        return found
+        result = copy(offer.override) or Override(limit=offer.limit, **{name: self.holder})
+        result.quota, result.ends_at, result.reason = given["quota"], given["ends_at"], given["reason"]
+        return result
 
 
 def digest(offered: Offers) -> str:

@@ -23,27 +23,27 @@ MOST = 1_000
 
 def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[str, Any]]:
     """Return a row for each kind of object of *projects* that ends soon and that the user may see."""
-    until, found, everything = now + WITHIN, [], is_operator(user)
+    until, result, everything = now + WITHIN, [], is_operator(user)
     if user.has_perm("projects.view_token"):
         # With both ends, because the index of ends has also all tokens that ended long ago.
         soon = Token.objects.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=until)
         tokens = soon if everything else soon.filter(project__in=projects)
-        found.append(_row("Tokens", tokens, "expires_at", ENDING, now))
+        result.append(_row("Tokens", tokens, "expires_at", ENDING, now))
         used = tokens.filter(last_used_at__gte=now - USED)
-        found.append(_row("Tokens in use", used, "expires_at", ENDING_AND_USED, now, "seen in the last 24 hours"))
+        result.append(_row("Tokens in use", used, "expires_at", ENDING_AND_USED, now, "seen in the last 24 hours"))
     if user.has_perm("policies.view_override"):
         own = Q() if everything else Q(token__project__in=projects) | Q(project__in=projects)
         overrides = Override.objects.filter(own, ends_at__gt=now, ends_at__lte=until)
-        found.append(_row("Overrides", overrides.select_related("limit__policy"), "ends_at", ENDING, now))
+        result.append(_row("Overrides", overrides.select_related("limit__policy"), "ends_at", ENDING, now))
     suspended = Suspension.objects.filter(ends_at__gt=now, ends_at__lte=until)
     if not everything:
         suspended = suspended.filter(concerning(projects) | ALL_PROJECTS)
     if suspended.exists():  # rarer than the others, which say so if there are none
-        found.append(_row("Suspensions", suspended, "ends_at", "", now))
+        result.append(_row("Suspensions", suspended, "ends_at", "", now))
     if user.has_perm("projects.view_managementkey"):
         keys = ManagementKey.objects.live(now).filter(expires_at__lte=until)
-        found.append(_row("Management keys", keys, "expires_at", ENDING, now))
-    return found
+        result.append(_row("Management keys", keys, "expires_at", ENDING, now))
+    return result
 
 
 def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, note: str = "") -> dict[str, Any]:

@@ -118,8 +118,8 @@ class LimitsField(serializers.ListField):
         if len(data) > MAX_LIMITS_PER_POLICY:
             message = f"Must have at most {MAX_LIMITS_PER_POLICY} limits, got {len(data):,}."
             raise ValidationError([ErrorDetail(message, code="max_length")])
-        found: list[LimitValue] = super().run_child_validation(data)
-        return found
+        values: list[LimitValue] = super().run_child_validation(data)
+        return values
 
     def to_representation(self, data: Any) -> list[dict[str, Any]]:
         return [self.child.to_representation(limit) for limit in data.all()]
@@ -240,15 +240,15 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
     }
 
     def get_queryset(self) -> QuerySet[Policy]:
-        found = self.access.policies().select_related("project").prefetch_related("limits")
-        found = found_by(PolicySearch(), found, self.query)
+        policies = self.access.policies().select_related("project").prefetch_related("limits")
+        policies = found_by(PolicySearch(), policies, self.query)
         if "project" in self.query:
             owner = self.query["project"]
-            return found.filter(project__slug=owner) if owner else found.filter(project=None)
-        return found
+            return policies.filter(project__slug=owner) if owner else policies.filter(project=None)
+        return policies
 
     def answer(self, obj: Policy, code: int = 200, headers: dict[str, str] | None = None) -> Response:
-        self.warned = [{name: one[name] for name in ("limit", "field", "message")} for one in _warnings([obj])]
+        self.warned = [{name: warning[name] for name in ("limit", "field", "message")} for warning in _warnings([obj])]
         return self._warning(super().answer(obj, code, headers))
 
     def create_at_once(self) -> Response:
@@ -316,7 +316,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
 def _warnings(policies: Sequence[Policy]) -> list[dict[str, Any]]:
     """Return what may be a mistake in saved policies, as :class:`ItemWarningSerializer` describes it."""
     names = ("item", "limit", "field", "message")
-    return [dict(zip(names, found, strict=True)) for found in units.warnings(policies)]
+    return [dict(zip(names, warning, strict=True)) for warning in units.warnings(policies)]
 
 
 def _header_of(warned: Sequence[Mapping[str, Any]]) -> str:

@@ -155,18 +155,18 @@ class Callers:
         present = Q(ends_at=None) | Q(ends_at__gt=self.now)
         # A limit with a counter for each value is not judged.
         rows = Override.objects.filter(present, limit__policy=self.policy.pk, limit__name=limit.name, partition="")
-        found: dict[Caller, Limit] = {}
+        limits: dict[Caller, Limit] = {}
         for holder, quota, burst in chain(map(_numbers, rows.exclude(pk__in=self.supposed.gone)), self._assumed(limit)):
             try:
-                found[holder] = overridden(limit, quota, burst)
+                limits[holder] = overridden(limit, quota, burst)
             except InvalidLimit:  # enforcers cannot have it either
                 continue
-        return found
+        return limits
 
     def _assumed(self, limit: Limit) -> Iterator[tuple[Caller, int, int | None]]:
-        for one in self.supposed.overrides:
-            if one.limit == limit.name:
-                yield one.holder, one.quota, one.burst
+        for override in self.supposed.overrides:
+            if override.limit == limit.name:
+                yield override.holder, override.quota, override.burst
 
     def _places(self, project: str, token: str) -> Iterable[int]:
         for caller in _callers_of(project, token):

@@ -95,8 +95,8 @@ class Chunk:
     def joined(cls, chunks: Sequence[Self]) -> Self:
         """Return one chunk with the minutes of all, of which those that are the same add up."""
         held = DaySum()
-        for one in chunks:
-            held.add(one)
+        for chunk in chunks:
+            held.add(chunk)
         return cls(*held.columns())
 
     @property
@@ -142,11 +142,11 @@ def _columns_of(body: bytes | memoryview, first: int | None = None) -> list[np.n
     """Return the columns of a written chunk as they are stored, or only the *first* ones. No bytes have no rows."""
     raw = memoryview(body)
     data = zlib.decompress(raw[1:]) if raw[:1] == VERSION else b""
-    count, at, found = len(data) // _WIDTH, 0, []
+    count, at, result = len(data) // _WIDTH, 0, []
     for kind, each, size in _STORED[:first]:
-        found.append(np.frombuffer(data, kind, count * each, at))
+        result.append(np.frombuffer(data, kind, count * each, at))
         at += size * count
-    return found
+    return result
 
 
 class DaySum:

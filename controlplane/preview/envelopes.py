@@ -161,7 +161,7 @@ def admitted(
     total = np.zeros(demand.shape[1], np.int64)
     before = total.copy()
     # A window finds by itself what has passed since. The others must be told of each bin, also of an empty one.
-    told = any(isinstance(one, LogCounters | BucketCounters) for one in counters)
+    told = any(isinstance(counter, LogCounters | BucketCounters) for counter in counters)
     for number in range(len(demand)) if told else np.flatnonzero(demand.any(axis=1)).tolist():
         wanted = demand[number].astype(np.int64)  # once, and not in each operation
         passed = np.minimum(wanted, _room(counters, begins + number * step))
@@ -183,7 +183,7 @@ def deniable(demand: Numbers, begins: int, step: int, counters: Sequence[Counter
         counters: Pessimistic ones, to which all requests are charged. No counter ever has less room.
     """
     found = np.empty(demand.shape, bool)
-    buckets = [one for one in counters if isinstance(one, BucketCounters)]
+    buckets = [counter for counter in counters if isinstance(counter, BucketCounters)]
     full = np.ones(demand.shape, bool) if buckets else None
     for number, counts in enumerate(demand):
         wanted = counts.astype(np.int64)
@@ -197,7 +197,7 @@ def deniable(demand: Numbers, begins: int, step: int, counters: Sequence[Counter
 
 def _room(counters: Sequence[Counters], at: int) -> Numbers:
     """Return how many requests find room in all counters, at least 0."""
-    least, *others = [one.room(at) for one in counters]
+    least, *others = [counter.room(at) for counter in counters]
     for room in others:
         least = np.minimum(least, room)
     return np.maximum(least, 0)

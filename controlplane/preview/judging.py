@@ -44,17 +44,17 @@ MOST_BEFORE = DAY_SECONDS
 
 def cautions_about(limit: Limit) -> list[str]:
     """Return what the reader of a preview of a limit that can be judged has to know, as sentences."""
-    found = []
+    result = []
     if limit.charge_on:
-        found.append("Judged as if each request were charged at once, because responses are not recorded.")
+        result.append("Judged as if each request were charged at once, because responses are not recorded.")
     if limit.rollover:
-        found.append("What earlier windows left is not considered.")
+        result.append("What earlier windows left is not considered.")
     memory = window_seconds(limit) * (2 if limit.algorithm == "sliding_window" else 1)
     if memory > MOST_BEFORE:
-        found.append(
+        result.append(
             "What was used more than 24 hours before this time is not considered, though the limit remembers it."
         )
-    return found
+    return result
 
 
 def window_seconds(limit: Limit) -> int:
@@ -90,9 +90,9 @@ def starts_of(limit: Limit, begins: int, ends: int) -> list[int]:
     if limit.calendar is None:
         length = limit.window_seconds or 1
         return list(range(begins - begins % length, ends, length))
-    found, at = [], begins
+    result, at = [], begins
     while at < ends:
         start_us, end_us = window(at * SECOND_US, limit.calendar, limit.time_zone, limit.anchor)
-        found.append(start_us // SECOND_US)
+        result.append(start_us // SECOND_US)
         at = end_us // SECOND_US
-    return found
+    return result

@@ -193,7 +193,9 @@ class Recorded:
         Those that have lost the policy since they were chosen are left out.
         """
         known, cases, _ = self._known(limits)
-        places = np.array([self._callers.places[one] for one in callers if one in self._callers.places], np.int64)
+        places = np.array(
+            [self._callers.places[caller] for caller in callers if caller in self._callers.places], np.int64
+        )
         return self._replayed(known, cases, places, MOST_AFFECTED, MOST_STEPS) if cases else known
 
     def _judged(self, limits: Sequence[Limit], most: int | None, steps: int) -> Preview:

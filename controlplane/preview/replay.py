@@ -245,7 +245,7 @@ def _events(days: Days, regions: np.ndarray, ends: int, *, fine: bool) -> list[l
 
     They are spread evenly over the active seconds of their ten seconds, or come together if this is not *fine*.
     """
-    found = []
+    result = []
     for start, held in days:
         chunk = held.whole()
         begins = start + chunk.minutes * MINUTE_SECONDS
@@ -256,8 +256,8 @@ def _events(days: Days, regions: np.ndarray, ends: int, *, fine: bool) -> list[l
         counts = _by_second(parts, chunk.seconds[inside]) if fine else parts
         rows, places = np.nonzero(counts)
         seconds = begins[inside][rows] + places * (1 if fine else PART_SECONDS)
-        found += np.column_stack([nearest[inside][rows], seconds, counts[rows, places]]).tolist()
-    return found
+        result += np.column_stack([nearest[inside][rows], seconds, counts[rows, places]]).tolist()
+    return result
 
 
 def _by_second(parts: np.ndarray, bits: np.ndarray) -> np.ndarray:

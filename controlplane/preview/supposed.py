@@ -51,7 +51,9 @@ class Supposed:
             "holders": None if self.holders is None else sorted(self.holders),
             "projects": sorted(self.projects),
             "gone": sorted(self.gone),
-            "overrides": [[*one.holder, one.limit, one.quota, one.burst] for one in self.overrides],
+            "overrides": [
+                [*override.holder, override.limit, override.quota, override.burst] for override in self.overrides
+            ],
         }
 
     @classmethod

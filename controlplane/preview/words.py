@@ -81,11 +81,11 @@ def resolution(preview: Preview) -> str:
 
 def gaps(preview: Preview) -> list[str]:
     """Return what the preview does not know, as sentences."""
-    found = list(preview.cautions)
+    result = list(preview.cautions)
     if preview.silent and preview.callers:
         sent = "caller sent" if preview.silent == 1 else "callers sent"
-        found.append(f"{preview.silent:,} {sent} nothing: no data, not “fine”.")
+        result.append(f"{preview.silent:,} {sent} nothing: no data, not “fine”.")
     if preview.overrides:
         with_one = "caller has an override and is" if preview.overrides == 1 else "callers have an override and are"
-        found.append(f"{preview.overrides:,} {with_one} judged by it.")
-    return found
+        result.append(f"{preview.overrides:,} {with_one} judged by it.")
+    return result

@@ -135,13 +135,13 @@ def raise_addends(now: datetime) -> list[ModelAddend]:
         return []  # the usual case costs one query
     with change(actor=Actor("raise_addends", "task"), reason="a bound was broken") as tx:
         lock_prices()
-        found = list(ModelAddend.objects.due(now))
-        records = [row.as_record() for row in found]
-        for row in found:
+        addends = list(ModelAddend.objects.due(now))
+        records = [row.as_record() for row in addends]
+        for row in addends:
             row.tokens, row.raised_at = row.reported, now
             row.save(update_fields=["tokens", "raised_at"])
-        tx.record_many("modeladdend.update", zip(found, records, [row.as_record() for row in found], strict=True))
-    return found
+        tx.record_many("modeladdend.update", zip(addends, records, [row.as_record() for row in addends], strict=True))
+    return addends
 
 
 def forget_addend(tx: Change, addend: ModelAddend) -> bool:

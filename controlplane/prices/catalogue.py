@@ -69,14 +69,14 @@ def read(providers: Sequence[str] = PROVIDERS, *, fetch: bool = False) -> Found:
             names = ", ".join(sorted(installed | set(known)))
             raise Unavailable(f"--provider: must be one of {names}, got {name!r}.")
     try:
-        found, priced = _convert([known[name] for name in dict.fromkeys(providers)])
+        result, priced = _convert([known[name] for name in dict.fromkeys(providers)])
     except (ArithmeticError, AttributeError, TypeError, ValueError) as exc:
         raise Unavailable(f"The list of prices cannot be read: {_said(exc)}. {AS_BEFORE}") from exc
     for name in providers:
         if name not in priced:
             text = f"The list has no price of a model of {name!r}, whose prices would all be removed. {AS_BEFORE}"
             raise Unavailable(text)
-    return found
+    return result
 
 
 def _installed() -> Sequence[Any]:

@@ -239,11 +239,11 @@ def _fitted(matrix: Matrix, right: Sequence[float], start: Sequence[float], requ
     pulls = [pull / requests for pull in PULL]
     left = [[value + (pulls[i] if i == j else 0) for j, value in enumerate(row)] for i, row in enumerate(matrix)]
     wanted = [value + pull * known for value, pull, known in zip(right, pulls, start, strict=True)]
-    found = solve(left, wanted)
-    if found[_OBJECTS] < 0:
+    result = solve(left, wanted)
+    if result[_OBJECTS] < 0:
         left[_OBJECTS][_OBJECTS] *= 1e9
-        found = solve(left, wanted)
-    return found
+        result = solve(left, wanted)
+    return result
 
 
 def _differ(matrix: Matrix, new: Sequence[float], old: Sequence[float]) -> bool:
@@ -290,7 +290,7 @@ def changes(measured: Iterable[Measured], now: datetime) -> list[EstimateChange]
     can take all places with names that are made up.
     """
     rows = list(measured)
-    groups, tools = ([one for one in rows if one.kind == kind] for kind in (GROUP, TOOL))
+    groups, tools = ([row for row in rows if row.kind == kind] for kind in (GROUP, TOOL))
     return [*_changes(GROUP, groups, now), *_changes(TOOL, tools, now)]
 
 

@@ -22,8 +22,8 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
             share = row[column] / pivot[column]
             for place in range(column, size + 1):
                 row[place] -= share * pivot[place]
-    found = [0.0] * size
+    result = [0.0] * size
     for column in reversed(range(size)):
-        known = sum(rows[column][place] * found[place] for place in range(column + 1, size))
-        found[column] = (rows[column][size] - known) / rows[column][column]
-    return found
+        known = sum(rows[column][place] * result[place] for place in range(column + 1, size))
+        result[column] = (rows[column][size] - known) / rows[column][column]
+    return result

@@ -84,12 +84,12 @@ class TiersField(forms.CharField):
             return True
 
     def _tier(self, line: str) -> dict[str, int]:
-        found = _TIER.fullmatch(line)
-        parts = [part.split() for part in found[2].split(",")] if found else [[]]
+        matched = _TIER.fullmatch(line)
+        parts = [part.split() for part in matched[2].split(",")] if matched else [[]]
         names = [part[0] for part in parts if len(part) == 2]
-        if found is None or len(names) < len(parts) or len(set(names)) < len(names) or set(names) - set(_IN_TIERS):
+        if matched is None or len(names) < len(parts) or len(set(names)) < len(names) or set(names) - set(_IN_TIERS):
             raise ValidationError(f"{self.rule}, with one or more of {', '.join(_IN_TIERS)}, got {line[:80]!r}.")
-        return {"above_input": _integer(found[1]), **{name: _micros(text) for name, text in parts}}
+        return {"above_input": _integer(matched[1]), **{name: _micros(text) for name, text in parts}}
 
 
 class PriceForm(RecordedForm):

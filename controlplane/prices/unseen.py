@@ -29,11 +29,11 @@ def publish_week(now: datetime, client: redis.Redis | None = None) -> dict[str, 
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    found = unseen_week(now)
+    result = unseen_week(now)
     above = [[row["model"], row["format"], row["requests"]] for row in lately(now - WEEK)]
-    document = {"at_us": microseconds(now), "currency": settings.CURRENCY, "observed": found, "broken": above}
+    document = {"at_us": microseconds(now), "currency": settings.CURRENCY, "observed": result, "broken": above}
     (client or store.connection()).set(store.keys().last_week, dumps(document), px=KEPT_MS)
-    return found
+    return result
 
 
 def unseen_week(now: datetime) -> dict[str, int]:
@@ -51,13 +51,13 @@ def unseen_week(now: datetime) -> dict[str, int]:
     sums = {"n": Sum("requests"), "read": Sum("estimated_input"), "money": Sum("micros"), "said": Sum(F("output"))}
     kept = {row["model"]: row for row in rows.filter(settled_as=ESTIMATED).values("model").annotate(**sums).order_by()}
     prices, at_us = read_prices(ModelPrice.objects.all()), microseconds(now) or 0
-    found = {"requests": 0, "charged": 0, "estimated": 0}
+    result = {"requests": 0, "charged": 0, "estimated": 0}
     for row in rows.filter(settled_as=OBSERVED).values("model").annotate(**sums).order_by():
         like = kept.get(row["model"])
         cap = like["said"] // like["n"] if like and like["n"] else DEFAULT_CAP
         price = prices.find(row["model"], at_us)
         each = Counts(row["read"] // max(1, row["n"]), output=cap)
-        found["requests"] += row["n"]
-        found["charged"] += row["money"]
-        found["estimated"] += max(row["money"], price.micros(each) * row["n"] if price else 0)
-    return found
+        result["requests"] += row["n"]
+        result["charged"] += row["money"]
+        result["estimated"] += max(row["money"], price.micros(each) * row["n"] if price else 0)
+    return result

@@ -50,8 +50,8 @@ class WithSuspension(serializers.Serializer):
     def get_suspended_until(self, row: Any) -> str | None:
         if not is_suspended(row, timezone.now()) or row.suspension.ends_at is None:
             return None
-        found: str = InstantField().to_representation(row.suspension.ends_at)
-        return found
+        result: str = InstantField().to_representation(row.suspension.ends_at)
+        return result
 
 
 class EndSerializer(StrictSerializer):

@@ -82,10 +82,10 @@ class BulkPolicyForm(BulkForm):
         if not slug:
             return None
         owner = self.projects[0] if len(self.projects) == 1 else None
-        found = Policy.objects.filter(Q(project=None) | Q(project=owner), slug=slug).first()
-        if found is None:
+        policy = Policy.objects.filter(Q(project=None) | Q(project=owner), slug=slug).first()
+        if policy is None:
             raise ValidationError(f"There is no policy {slug!r} that all of these tokens may have.")
-        return found.pk
+        return policy.pk
 
     def arguments(self) -> dict[str, Any]:
         return {"policy": self.cleaned_data["policy"]}

@@ -25,7 +25,7 @@ MOST_GROUPED = 50_000
 def names_of(tokens: TokenQuerySet) -> list[str]:
     """Return the names of the labels that the newest of the *tokens* have, sorted."""
     labels = tokens.exclude(labels={}).order_by("-created_at").values_list("labels", flat=True)[:NEWEST]
-    return sorted({name for one in labels for name in one})
+    return sorted({name for label in labels for name in label})
 
 
 def values_of(tokens: TokenQuerySet, name: str) -> tuple[list[dict[str, Any]], int]:

@@ -154,17 +154,17 @@ class TokenView(ApiView):
         """Return those of the tokens that the query of a list asks for."""
         names = [name for name in ("project", "policy", "name", "prefix") if name in self.query]
         tokens = found_by(TokenSearch(), tokens, self.query)
-        found = with_labels(tokens.filter(**{name: self.query[name] for name in names}), self.query)
+        result = with_labels(tokens.filter(**{name: self.query[name] for name in names}), self.query)
         match self.query.get("status"):
             case "active":
-                return found.live(timezone.now())
+                return result.live(timezone.now())
             case "suspended":
-                return found.live(timezone.now()).filter(suspended(timezone.now()))
+                return result.live(timezone.now()).filter(suspended(timezone.now()))
             case "revoked":
-                return found.exclude(revoked_at=None)
+                return result.exclude(revoked_at=None)
             case "expired":
-                return found.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
-        return found
+                return result.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
+        return result
 
     def issued(self, token: Token, secret: str) -> Response:
         token.secret = secret
@@ -183,10 +183,10 @@ class ProjectTokenView(Listed, TokenView):
         return self.chosen(super().get_queryset().filter(project=self.project()))
 
     def project(self) -> Project:
-        found = self.access.projects().filter(slug=self.kwargs["slug"]).first()
-        if found is None:
+        result = self.access.projects().filter(slug=self.kwargs["slug"]).first()
+        if result is None:
             raise NotFound
-        return found
+        return result
 
     @extend_schema(responses={201: IssuedTokenSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:

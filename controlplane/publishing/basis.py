@@ -69,8 +69,8 @@ class Basis:
 
 def last_state() -> StateName:
     """Return the epoch and the number of the last revision in SQL, both 0 before the first."""
-    found = Revision.objects.order_by("-number").values_list("epoch", "number").first()
-    return StateName(*found) if found else StateName(0, 0)
+    revision = Revision.objects.order_by("-number").values_list("epoch", "number").first()
+    return StateName(*revision) if revision else StateName(0, 0)
 
 
 def save_revision(basis: Basis, publication: Publication, rewritten: int) -> int:

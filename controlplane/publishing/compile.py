@@ -65,17 +65,17 @@ def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
     wanted = {(kind, pk) for kind, pk in wanted if kind != "token"}
     if not wanted:
         return {}  # nothing but tokens was changed, as in most publications
-    found: dict[str, Document | None] = {f"{kind}:{pk}": None for kind, pk in wanted if kind in ("policy", "project")}
-    found |= _policies(Policy.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "policy"]))
+    result: dict[str, Document | None] = {f"{kind}:{pk}": None for kind, pk in wanted if kind in ("policy", "project")}
+    result |= _policies(Policy.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "policy"]))
     projects = _with_overrides(Project.objects.filter(pk__in=[pk for kind, pk in wanted if kind == "project"]))
-    found |= _projects(projects)
+    result |= _projects(projects)
     if any(kind == "global" for kind, _ in wanted):
-        found |= _global()
+        result |= _global()
     if any(kind == "emergency" for kind, _ in wanted) or any(map(suspension_of, projects)):
-        found["emergency"] = emergency_document()
+        result["emergency"] = emergency_document()
     if ("intakes", "") in wanted:
-        found["intakes"] = _intakes()
-    return found
+        result["intakes"] = _intakes()
+    return result
 
 
 def all_documents() -> dict[str, Document]:
@@ -175,14 +175,14 @@ def _policies(policies: QuerySet[Policy]) -> dict[str, Document]:
 
 def policies(ids: Iterable[str]) -> dict[str, PublishedPolicy]:
     """Return these policies by id as enforcers read their documents, without those that they would refuse."""
-    found = {}
+    published_policies = {}
     for policy in Policy.objects.filter(pk__in=set(ids)).prefetch_related("limits"):
         _, read = _read(policy)
         if read is None and (document := _last_published(f"policy:{policy.pk}")):
             read = _parsed(document)
         if read is not None:
-            found[policy.pk] = read
-    return found
+            published_policies[policy.pk] = read
+    return published_policies
 
 
 def _policy(policy: Policy) -> Document | None:
@@ -299,10 +299,10 @@ def _overrides_of_tokens(tokens: list[str], *, in_order: bool) -> dict[str, list
     """Return the overrides of each of these tokens that has some, by the id of the token."""
     # Few tokens have any, and a list of a thousand ids takes longer than what they have.
     chosen = Q(token_id__gte=tokens[0], token_id__lte=tokens[-1]) if in_order else Q(token__in=tokens)
-    found: dict[str, list[Document]] = {}
+    result: dict[str, list[Document]] = {}
     for override in _overrides_with_limits().filter(chosen):
-        found.setdefault(override.token_id or "", []).append(_override(override))
-    return found
+        result.setdefault(override.token_id or "", []).append(_override(override))
+    return result
 
 
 def _overrides_with_limits() -> QuerySet[Override]:

@@ -219,7 +219,7 @@ def _differing_tokens(client: redis.Redis, tokens: Mapping[str, compile.Document
 
 def _repair(client: redis.Redis, differences: list[Difference]) -> list[str]:
     pending = set(OutboxEntry.objects.filter(revision=None).values_list("kind", "object_id"))
-    differences = [found for found in differences if found[:2] not in pending]
+    differences = [difference for difference in differences if difference[:2] not in pending]
     OutboxEntry.objects.bulk_create(
         OutboxEntry(kind=kind, object_id=object_id, by="reconcile", channel="task")
         for kind, object_id, _ in differences

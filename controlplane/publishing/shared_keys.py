@@ -100,17 +100,17 @@ def spoilt(client: redis.Redis, keys: Iterable[SharedKey]) -> list[tuple[SharedK
         replies = pipe.execute(raise_on_error=False)
     infos = iter(replies[len(known) :])
     limit_ms = _limit_ms(client)
-    found = []
+    result = []
     for key, kind in zip(known, replies, strict=False):
         info = next(infos) if key.type == "stream" else None
         if isinstance(kind, Exception):
             if not isinstance(kind, NoPermissionError):
                 raise kind
         elif kind not in (key.type, "none"):
-            found.append((key, f"it was a {kind} and no {key.type}"))
+            result.append((key, f"it was a {kind} and no {key.type}"))
         elif isinstance(info, dict) and _milliseconds(info["last-generated-id"]) >= limit_ms:
-            found.append((key, "the next id of this stream was far ahead"))
-    return found
+            result.append((key, "the next id of this stream was far ahead"))
+    return result
 
 
 def _limit_ms(client: redis.Redis) -> int:

@@ -271,7 +271,7 @@ def estimated_counts(row: Reservation) -> MeteredCounts | None:
     """Return what the usage of a reservation that keeps its estimate is. None: it was not metered."""
     if not row.model:
         return None
-    money = max((one["permits"] for one in row.amounts if one["unit"] == MONEY), default=0)
+    money = max((amount["permits"] for amount in row.amounts if amount["unit"] == MONEY), default=0)
     read, written = row.estimate.get("input", 0), row.estimate.get("output", 0)
     return MeteredCounts(requests=1, input=read, output=written, micros=money, estimated_input=read)
 

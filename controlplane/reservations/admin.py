@@ -282,7 +282,7 @@ def described(rows: Any) -> list[dict[str, Any]]:
             "token": tokens.get(row.token_id),
             "age": max(now - row.at, timedelta()),
             "url": settle_url(row.pk),
-            "amounts": [_amount(one) for one in row.amounts],
+            "amounts": [_amount(amount) for amount in row.amounts],
             "changes": [_amount(one, signed=True) for one in row.order.get("changes", [])],
         }
         for row in rows

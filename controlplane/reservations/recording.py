@@ -111,9 +111,9 @@ def _overdue(client: redis.Redis, ids: Sequence[str], spans: Mapping[str, int], 
     rows = Reservation.objects.in_bulk(ids)
     for tag in sorted({one.partition(".")[0] for one in ids}):
         lost = {one: 0 for one in ids if one.partition(".")[0] == tag}
-        for found in read_reservations(client, store.keys(), lost):
-            row = rows.get(found.id)
-            if row and final_at(row, found.record, spans) <= now:
+        for reservation in read_reservations(client, store.keys(), lost):
+            row = rows.get(reservation.id)
+            if row and final_at(row, reservation.record, spans) <= now:
                 yield row
 
 
@@ -125,7 +125,7 @@ def lost_spans() -> dict[str, int]:
 def final_at(row: Reservation, record: ReservationRecord, spans: Mapping[str, int]) -> datetime:
     """Return when a lost metered reservation keeps its estimate, and nobody can settle it any more."""
     policies = {charge.bound.policy_id for charge in record.charges}
-    after = max((spans.get(one, USUAL_LOST_AFTER) for one in policies), default=USUAL_LOST_AFTER)
+    after = max((spans.get(policy, USUAL_LOST_AFTER) for policy in policies), default=USUAL_LOST_AFTER)
     return min(row.expires_at + timedelta(seconds=after), row.settled_until)
 
 
@@ -160,7 +160,7 @@ def _save_lost(client: redis.Redis, lost: dict[str, int]) -> int:
         for one in ids:
             by_tag.setdefault(one.partition(".")[0], {})[one] = lost[one]
         for some in by_tag.values():
-            found = [Reservation.of(one) for one in read_reservations(client, store.keys(), some)]
+            found = [Reservation.of(reservation) for reservation in read_reservations(client, store.keys(), some)]
             rows = [row for row in found if row.project_id]
             # An operator may settle one at this moment, whose row then stays.
             Reservation.objects.bulk_create(rows, ignore_conflicts=True)

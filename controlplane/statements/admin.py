@@ -116,7 +116,7 @@ class StatementAdmin(ReadOnlyAdmin):
                 for one, url in zip(found[0], _urls(found[0], group, label, given, month), strict=True)
             ],
             "more": found[1],
-            "limits": [(one, permits(one.counts["cost"], one.detail)) for one in summary.limits],
+            "limits": [(limit, permits(limit.counts["cost"], limit.detail)) for limit in summary.limits],
             "corrections": summary.corrections,
             "given": given,
             "months": [(f"{one:%Y-%m}", f"{one:%B %Y}") for one in report.months_of(scope.projects)],

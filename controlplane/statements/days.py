@@ -98,12 +98,12 @@ def _sums(scope: Scope, first: date, last: date, zone: str) -> dict[date, dict[s
     usage = UsageRow.objects.filter(**span, **_of(scope))
     usage = usage.filter(policy_id=scope.policy.pk) if scope.policy else usage.filter(**TOTAL)
     metered = MeteredRow.objects.filter(**span, **_of(scope))
-    found: dict[date, dict[str, int]] = {}
+    result: dict[date, dict[str, int]] = {}
     day_at = partial(_day_at, zone=ZoneInfo(zone))
-    _add(found, usage, counts_of(scope), day_at)
+    _add(result, usage, counts_of(scope), day_at)
     if not scope.policy:
-        _add(found, metered, METERED, day_at)
-    return found
+        _add(result, metered, METERED, day_at)
+    return result
 
 
 def _of(scope: Scope) -> dict[str, Any]:
@@ -149,8 +149,8 @@ def _means(sums: Mapping[date, dict[str, int]], history: Sequence[date], day: da
 
 def lines_of(found: Days | None) -> list[Line]:
     """Return a line for each day that has begun, with the zone of the days, for tables and files."""
-    days = [one for one in found.days if one.has_begun] if found else []
-    return [Line(f"{one.day:%Y-%m-%d}", found.zone if found else "", one.counts) for one in days]
+    days = [day for day in found.days if day.has_begun] if found else []
+    return [Line(f"{day.day:%Y-%m-%d}", found.zone if found else "", day.counts) for day in days]
 
 
 def chart(found: Days, name: str) -> dict[str, Any]:
@@ -160,11 +160,11 @@ def chart(found: Days, name: str) -> dict[str, Any]:
     Args:
         name: The count that it shows, "micros" or "allowed".
     """
-    most = max((one.counts.get(name, 0) + one.rest.get(name, 0) for one in found.days), default=0)
+    most = max((day.counts.get(name, 0) + day.rest.get(name, 0) for day in found.days), default=0)
     top = _rounded_up(most, 1_000_000 if name == "micros" and most > 1_000_000 else 1)
     width = 100 / max(len(found.days), 1)
     grid = [{"y": round(HEIGHT * (1 - part / 4), 1), "value": top * part // 4} for part in range(5)]
-    return {"height": HEIGHT, "grid": grid, "bars": [_bar(one, name, top, width) for one in found.days]}
+    return {"height": HEIGHT, "grid": grid, "bars": [_bar(day, name, top, width) for day in found.days]}
 
 
 def _bar(one: Day, name: str, top: int, width: float) -> dict[str, Any]:

@@ -205,11 +205,11 @@ def by_model(scope: Scope) -> list[Line]:
 def months_of(projects: tuple[str, ...]) -> list[date]:
     """Return the months of which there is usage of these projects, the last one first."""
     rows = MonthRow.objects.filter(project_id__in=projects).order_by("-month").values_list("month", flat=True)
-    found: list[date] = []
+    result: list[date] = []
     # Each is looked up in the index, because to find those that differ the database reads all rows.
-    while len(found) < MOST_MONTHS and (month := rows.filter(month__lt=found[-1] if found else date.max).first()):
-        found.append(month)
-    return found
+    while len(result) < MOST_MONTHS and (month := rows.filter(month__lt=result[-1] if result else date.max).first()):
+        result.append(month)
+    return result
 
 
 def of_projects(month: date, projects: QuerySet[Project]) -> list[Line]:

@@ -422,10 +422,10 @@ class _Minutes:
         if type(value) is not int or not self._earliest <= value <= self._latest:
             message = f"must be a minute since the epoch, at most one hour ahead or two years back, got {value!r:.40}."
             raise InvalidBatch(f"{where % numbers}.minute: {message}")
-        found = self._known.get(value)
-        if found is None:
-            found = self._known[value] = datetime.fromtimestamp(value * 60, UTC)
-        return found
+        result = self._known.get(value)
+        if result is None:
+            result = self._known[value] = datetime.fromtimestamp(value * 60, UTC)
+        return result
 
 
 def _text(value: Any, where: str, width: int, *, may_be_empty: bool = False) -> str:

@@ -149,13 +149,13 @@ def missing(client: redis.Redis, tags: Iterable[str]) -> list[str]:
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    found = []
+    result = []
     for tag, whole in _ask(client, tags, lambda pipe, key: pipe.sismember(key, WHOLE)):
         if whole is None:
             client.unlink(store.keys().dirty(tag))
         if not whole:
-            found.append(tag)
-    return found
+            result.append(tag)
+    return result
 
 
 def restore(client: redis.Redis, tags: Iterable[str]) -> int:

@@ -150,16 +150,16 @@ def build(day: date, now: datetime) -> Report:
 
 def totals_by_model(rows: QuerySet[MeteredRow]) -> list[ModelLine]:
     """Return the sums of each model, the dearest first, as a new list."""
-    found: dict[str, ModelLine] = {}
+    lines: dict[str, ModelLine] = {}
     sums = {f"sum_{name}": Sum(name) for name in COUNT_NAMES}
     for row in rows.order_by().values("model", "settled_as", "approximate").annotate(**sums):
-        line = found.setdefault(row["model"], ModelLine(escaped(row["model"])))
+        line = lines.setdefault(row["model"], ModelLine(escaped(row["model"])))
         for name in COUNT_NAMES:
             setattr(line, name, getattr(line, name) + row[f"sum_{name}"])
         requests = row["sum_requests"]
         line.approximate += requests if row["approximate"] else 0
         line.settled_as[row["settled_as"]] = line.settled_as.get(row["settled_as"], 0) + requests
-    return sorted(found.values(), key=lambda line: (-line.micros, -line.requests, line.model))
+    return sorted(lines.values(), key=lambda line: (-line.micros, -line.requests, line.model))
 
 
 def totals_by_label(rows: QuerySet[MeteredRow], name: str, at_most: int) -> list[dict[str, Any]]:
@@ -217,10 +217,10 @@ def _names(rows: list[UsageRow]) -> dict[str, str]:
 
 
 def _column(model: type[Model], column: str, ids: set[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for some in batched(sorted(ids), NAMES_AT_ONCE):
-        found.update(model.objects.filter(pk__in=some).values_list("pk", column))
-    return found
+        result.update(model.objects.filter(pk__in=some).values_list("pk", column))
+    return result
 
 
 def _busiest(line: ReportLine) -> tuple[int, str, str]:

@@ -74,7 +74,9 @@ def zones_of(*policies: Policy) -> dict[str, set[str]]:
 
 def warnings(policies: Sequence[Policy]) -> Iterator[tuple[int, str, str, str]]:
     """Yield what may be a mistake in saved policies: the place of the policy, a limit, a field of it and a sentence."""
-    limits: list[tuple[int, Limit]] = [(at, one) for at, policy in enumerate(policies) for one in policy.limits.all()]
+    limits: list[tuple[int, Limit]] = [
+        (at, limit) for at, policy in enumerate(policies) for limit in policy.limits.all()
+    ]
     unused = idle(limit.unit for _, limit in limits)
     budgets = {at for at, limit in limits if limit.unit == MONEY and limit.calendar}
     zones = zones_of(*(policies[at] for at in sorted(budgets))) if budgets else {}

@@ -58,10 +58,10 @@ class WebhookSerializer(OwnProject, CleanModelSerializer):
 
     def candidate(self, attrs: dict[str, Any]) -> Destination:
         """Return the row with these values. Those that its kind does not have are dropped."""
-        found = super().candidate({name: value for name, value in attrs.items() if name != "service_url"})
+        destination = super().candidate({name: value for name, value in attrs.items() if name != "service_url"})
         if "service_url" in attrs:
-            found.set_service(attrs["service_url"])
-        return found
+            destination.set_service(attrs["service_url"])
+        return destination
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -48,7 +48,9 @@ def enqueue(destinations: Iterable[Destination], message_id: str, kind: str, bod
     """Save a message to each of the destinations that are active. It is sent after the transaction of the caller."""
     text = json.dumps(body, separators=(",", ":"))
     rows = [
-        Delivery(destination=one, message_id=message_id, kind=kind, body=text) for one in destinations if one.active
+        Delivery(destination=destination, message_id=message_id, kind=kind, body=text)
+        for destination in destinations
+        if destination.active
     ]
     return Delivery.objects.bulk_create(rows)
 

@@ -137,7 +137,7 @@ class Destination(models.Model):
 def check_emails(given: Any) -> None:
     """Raise ValidationError unless these are some e-mail addresses."""
     addresses = given if isinstance(given, list) else [None]
-    wrong = [one for one in addresses if not (isinstance(one, str) and _is_email(one))]
+    wrong = [address for address in addresses if not (isinstance(address, str) and _is_email(address))]
     if wrong or not 0 < len(addresses) <= MOST_EMAILS:
         message = f"Must be 1 to {MOST_EMAILS} e-mail addresses such as ops@example.org."
         raise ValidationError({"emails": ValidationError(message, code="emails")})

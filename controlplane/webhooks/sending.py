@@ -43,12 +43,12 @@ def send(delivery: Delivery, secrets: list[str], now: datetime) -> Outcome:
     """Send a message, and return the outcome. The database is not used, so this may run in another thread."""
     began = monotonic()
     try:
-        found = _SENDERS[delivery.destination.kind](delivery, secrets, now)
+        outcome = _SENDERS[delivery.destination.kind](delivery, secrets, now)
     except Exception as exc:  # noqa: BLE001  (one message must not keep all others waiting)
         # Without its text, which may have the URL of a service.
         logger.error("The message %s could not be sent: %s", delivery.pk, type(exc).__name__)
-        found = Outcome(False, "An error of the server. Its log says more.")
-    return Outcome(found.ok, found.result, found.is_final, round((monotonic() - began) * 1000))
+        outcome = Outcome(False, "An error of the server. Its log says more.")
+    return Outcome(outcome.ok, outcome.result, outcome.is_final, round((monotonic() - began) * 1000))
 
 
 def _to_webhook(delivery: Delivery, secrets: list[str], now: datetime) -> Outcome:

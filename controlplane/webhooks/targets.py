@@ -60,15 +60,15 @@ def read_url(url: str) -> Target:
         raise Refused(f"Must have at most {MAX_URL_LENGTH} characters, got {len(url)}.")
     if _FORBIDDEN.search(url):
         raise Refused("Must have only characters that a URL may have. Encode all others as %20 and so on.")
-    found = _URL.fullmatch(url)
-    if not found:
+    matched = _URL.fullmatch(url)
+    if not matched:
         raise Refused("Must begin with https:// (or http:// inside an allowed network), without a fragment.")
-    if "@" in found["place"]:
+    if "@" in matched["place"]:
         raise Refused("Must not have a user name or a password. Receivers verify the signature instead.")
-    place = _PLACE.fullmatch(found["place"])
+    place = _PLACE.fullmatch(matched["place"])
     if not place:
         raise Refused("Must name a host, as in https://alerts.example/hook. Write other than ASCII letters as xn--.")
-    scheme, path = found["scheme"], found["path"] or "/"
+    scheme, path = matched["scheme"], matched["path"] or "/"
     port = int(place["port"]) if place["port"] else PORTS[scheme]
     if not (port in PORTS.values() or FIRST_FREE_PORT <= port <= 65_535):
         raise Refused(f"Must have port 80, 443, or one from {FIRST_FREE_PORT} to 65535, got {port}.")

@@ -71,10 +71,10 @@ def _documents(name: str) -> list[object]:
             text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise InvalidRules(f"must have at most {MAX_BYTES} bytes.")
-    found = [document for document in documents(text) if document is not None]
-    if not found:
+    result = [document for document in documents(text) if document is not None]
+    if not result:
         raise InvalidRules("has no document.")
-    return found
+    return result
 
 
 def _print(policies: Sequence[Converted], *, as_json: bool) -> None:

@@ -26,13 +26,13 @@ def from_limitador(document: object) -> list[Converted]:
     rows = document.get("limits") if isinstance(document, Mapping) else document
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) and "namespace" in row for row in rows):
         raise InvalidRules("limits: must be a list of limits with a namespace, as in the files of Limitador.")
-    found: dict[str, Converted] = {}
+    by_namespace: dict[str, Converted] = {}
     for number, row in enumerate(rows, 1):
         namespace = row["namespace"]
         if not isinstance(namespace, str):
             raise InvalidRules(f"limit {number}: namespace must be a name.")
-        _limitador_row(found.setdefault(namespace, Converted(namespace)), f"limit {number}", row)
-    return list(found.values())
+        _limitador_row(by_namespace.setdefault(namespace, Converted(namespace)), f"limit {number}", row)
+    return list(by_namespace.values())
 
 
 def _limitador_row(found: Converted, where: str, row: Mapping[str, Any]) -> None:

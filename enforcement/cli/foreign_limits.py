@@ -122,12 +122,12 @@ def from_envoy(document: object) -> Converted:
     """
     if not isinstance(document, Mapping) or not isinstance(document.get("domain"), str):
         raise InvalidRules("domain: is required, as in the configuration of envoyproxy/ratelimit.")
-    found = Converted(document["domain"])
-    found.missing += [f"{name}: is not supported." for name in sorted(map(str, document.keys() - _DOCUMENT_FIELDS))]
+    converted = Converted(document["domain"])
+    converted.missing += [f"{name}: is not supported." for name in sorted(map(str, document.keys() - _DOCUMENT_FIELDS))]
     nodes = _nodes(document.get("descriptors"), (), iter(range(MAX_DESCRIPTORS)))
-    _descend(found, nodes)
-    _compare(found, nodes)
-    return found
+    _descend(converted, nodes)
+    _compare(converted, nodes)
+    return converted
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,9 @@ def create_app() -> App:
     from enforcement.cli.beside import monitored
 
     monitor, (first, workers) = app.app.move_metrics(), map(int, ports.split())
-    found = monitored(app, lambda: monitor, host, first, workers)
-    if found is not None:
-        return found
+    result = monitored(app, lambda: monitor, host, first, workers)
+    if result is not None:
+        return result
     logger.warning("Metrics are not served: port %d of %s is taken. Set --metrics-port.", first, host)
     return app
 

@@ -93,14 +93,14 @@ class Emergency(NamedTuple):
         if not self.values:
             return _NO_VALUES
         everywhere, own = self.values.get("", _NO_VALUES), self.values.get(project, _NO_VALUES)
-        found: dict[str, dict[str, int | None]] = {}
+        values: dict[str, dict[str, int | None]] = {}
         for name in {*everywhere, *own}:
             both = everywhere.get(name, _NO_ENDS), own.get(name, _NO_ENDS)
             for value in {*both[0], *both[1]}:
                 ends_at_us = last_end(ends[value] for ends in both if value in ends)
                 if is_in_force(ends_at_us, now_us):
-                    found.setdefault(name, {})[value] = ends_at_us
-        return found
+                    values.setdefault(name, {})[value] = ends_at_us
+        return values
 
 
 NO_EMERGENCY: Final = Emergency()

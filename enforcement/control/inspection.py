@@ -187,11 +187,11 @@ def _values(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> dict[i
         pipe.zcount(census.key, now_us, "+inf")
         pipe.pfcount(census.overflowed)
     numbers = pipe.execute()
-    found = {}
+    result = {}
     for (rule, census), present, beyond in zip(censuses, numbers[::2], numbers[1::2], strict=True):
         left = look(client, [rule.overflow(census)], now_us)[1][0][0].remaining if beyond else None
-        found[rule.index] = Values(present, census.cap, beyond, left)
-    return found
+        result[rule.index] = Values(present, census.cap, beyond, left)
+    return result
 
 
 def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tuple[LimitState, int]]:

@@ -220,7 +220,7 @@ def count_reservations(client: Redis, keys: Keys, tags: Iterable[str]) -> dict[s
         redis.RedisError: The store does not reply.
     """
     now_us = time_reply_us(client.time())
-    found: dict[str, ReservationCounts] = {}
+    result: dict[str, ReservationCounts] = {}
     for some in _batches(tags):
         with client.pipeline(transaction=False) as pipe:
             for tag in some:
@@ -231,8 +231,8 @@ def count_reservations(client: Redis, keys: Keys, tags: Iterable[str]) -> dict[s
                 if isinstance(size, Exception):
                     raise size
                 if size:
-                    found[tag] = _counts(client, keys.reservations(tag), now_us)
-    return found
+                    result[tag] = _counts(client, keys.reservations(tag), now_us)
+    return result
 
 
 @contextmanager
@@ -288,7 +288,7 @@ def present_reservations(client: Redis, keys: Keys, ids: Iterable[str]) -> dict[
     Return those of some reservations that can still be settled, each with whether its process prolongs it, as a new
     dictionary. Raises redis-py's errors.
     """
-    found: dict[str, bool] = {}
+    result: dict[str, bool] = {}
     for some in _batches(ids):
         now_us = time_reply_us(client.time())
         with client.pipeline(transaction=False) as pipe:
@@ -302,8 +302,8 @@ def present_reservations(client: Redis, keys: Keys, ids: Iterable[str]) -> dict[
         for one, record, ends in zip(some, replies[::2], replies[1::2], strict=True):
             if record[0] is not None:
                 # A project with very many reservations drops lost ones from its index.
-                found[one] = isinstance(ends, float) and ends > now_us
-    return found
+                result[one] = isinstance(ends, float) and ends > now_us
+    return result
 
 
 def costs_of_usage(record: ReservationRecord, counts: Counts) -> dict[str, int]:

@@ -62,10 +62,10 @@ def warn_of_both(request: Mapping[str, Any], subject: tuple[str, str]) -> None:
 
 def _check_exempt(paths: Iterable[str]) -> frozenset[str]:
     """Return the paths, or raise ValueError if one is not whole. A string would exempt each of its characters."""
-    found = frozenset(() if isinstance(paths, str) else paths)
-    if isinstance(paths, str) or not all(isinstance(path, str) and path.startswith("/") for path in found):
+    result = frozenset(() if isinstance(paths, str) else paths)
+    if isinstance(paths, str) or not all(isinstance(path, str) and path.startswith("/") for path in result):
         raise ValueError(f"exempt: must be a list of paths that begin with /, got {paths!r}.")
-    return found
+    return result
 
 
 class Guard(Generic[GuardedApp, AnyLimiter, Request]):

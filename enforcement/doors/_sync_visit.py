@@ -162,8 +162,8 @@ class DjangoVisit(SyncVisit):
 
     def environ(self) -> Mapping[str, Any]:
         """Return the environ or scope of the request."""
-        found: Mapping[str, Any] = getattr(self.request, "scope", self.request.META)
-        return found
+        result: Mapping[str, Any] = getattr(self.request, "scope", self.request.META)
+        return result
 
     def address(self) -> str | None:
         """Return the address of the client, or None if it is unknown."""

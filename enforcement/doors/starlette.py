@@ -155,7 +155,7 @@ def install(
     by_default = default is not None and default.by_token
     gate.install(
         app,
-        lambda: by_default or any(getattr(found, _BY_TOKEN, False) for found in _endpoints(app.routes)),
+        lambda: by_default or any(getattr(endpoint, _BY_TOKEN, False) for endpoint in _endpoints(app.routes)),
         lambda: _endpoints(app.routes),
     )
     if default is not None:

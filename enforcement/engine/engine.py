@@ -200,11 +200,11 @@ class Engine:
 
     def prices(self) -> PriceLoader:
         """Return what loads the published prices. The first call begins to."""
-        found = self.agent.prices
-        if found is None:
+        price_loader = self.agent.prices
+        if price_loader is None:
             with self._beginning:  # the first requests may come at the same time
-                found = self.agent.prices or self.agent.follow_prices()
-        return found
+                price_loader = self.agent.prices or self.agent.follow_prices()
+        return price_loader
 
     def stop(self) -> None:
         """Return leased permits, replay recorded charges, deliver usage and stop the background threads."""

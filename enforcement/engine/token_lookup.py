@@ -161,25 +161,25 @@ class TokenLookup:
                 return other.result(seconds)
             except FutureTimeoutError:
                 return self._planner.refusal("degraded_denied")
-        found: Found = self._planner.refusal("degraded_denied")  # for the others, if this thread is interrupted
+        result: Found = self._planner.refusal("degraded_denied")  # for the others, if this thread is interrupted
         deadline = monotonic() + seconds
         try:
-            found = run(
+            result = run(
                 self.reading(name, deadline),
                 lambda step: pipe.call_again(step, deadline - monotonic()) if isinstance(step, bytes) else step.wait(),
             )
         finally:
             with self._lock:
                 self._under_way.pop(name, None)
-            own.set_result(found)
-        return found
+            own.set_result(result)
+        return result
 
     async def awaited(self, name: str, pipe: AwaitedPipe, seconds: float) -> Found:
         """Return the entry of a token or a denial, from the store, in an event loop."""
         deadline = monotonic() + seconds
-        found: Found = await run_awaited(
+        result: Found = await run_awaited(
             self.reading(name, deadline),
             pipe,
             lambda step: pipe.call_again(step, deadline) if isinstance(step, bytes) else step.waited(),
         )
-        return found
+        return result

@@ -182,10 +182,10 @@ class Journal:
 
         Each stays until :meth:`remove`.
         """
-        found: dict[int, ReplayBatch] = {}
+        batches: dict[int, ReplayBatch] = {}
         for key in keys:
-            found |= {id(batch): batch for batch in self._in_batches.get(key, ())}
-        return [*found.values(), *self._form([key for key in keys if key in self._charges], together)]
+            batches |= {id(batch): batch for batch in self._in_batches.get(key, ())}
+        return [*batches.values(), *self._form([key for key in keys if key in self._charges], together)]
 
     def remove(self, batch: ReplayBatch) -> bool:
         """Remove a batch, and return False if that happened before, as several threads may send it."""
@@ -218,10 +218,10 @@ class Journal:
             tag = "" if together and not bound.durable else bound.tag
             groups.setdefault((tag, bound.durable), []).extend(charges)
         made = []
-        for found in groups.values():
+        for group in groups.values():
             # A counter may have charges in several windows. Each is sent in its own call, and the oldest comes first.
-            found.sort(key=lambda charge: charge.mark)
-            made += [ReplayBatch(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(found)]
+            group.sort(key=lambda charge: charge.mark)
+            made += [ReplayBatch(uuid.uuid4().hex, chunk) for chunk in _distinct_chunks(group)]
         self._keep(made)
         return made
 

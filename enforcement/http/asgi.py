@@ -105,13 +105,13 @@ def peer_of(scope: Scope) -> str | None:
 
 def only_value(scope: Scope, name: bytes) -> bytes | None:
     """Return the raw value of a header field if the request has it exactly once, else None."""
-    found = None
+    result = None
     for key, value in scope["headers"]:
         if key == name:
-            if found is not None:
+            if result is not None:
                 return None
-            found = value
-    return found
+            result = value
+    return result
 
 
 def header_of(scope: Scope, name: bytes) -> str | None:

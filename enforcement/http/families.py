@@ -31,12 +31,12 @@ def family_of(name: str) -> tuple[str, str] | None:
     Returns:
         For ``X-RateLimit-Reset-Tokens`` it is ``("x-ratelimit-tokens", "reset")``.
     """
-    found = _MEMBER.fullmatch(name.lower())
-    if found is None:
+    matched = _MEMBER.fullmatch(name.lower())
+    if matched is None:
         return None
-    if found["two"]:
-        return found["two"], found["b"]
-    return found["one"] + (found["unit"] or ""), found["a"]
+    if matched["two"]:
+        return matched["two"], matched["b"]
+    return matched["one"] + (matched["unit"] or ""), matched["a"]
 
 
 def families_in(names: Iterable[str]) -> set[str]:

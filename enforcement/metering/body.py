@@ -78,13 +78,13 @@ class _Scan:
         self._scan: Callable[[str, int], tuple[Any, int]] = make_scanner(self)  # type: ignore[arg-type]
 
     def object_pairs_hook(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        result = dict(pairs)
+        if len(result) < len(pairs):
             raise DuplicateKey
         self.objects += 1
-        if _CACHE_CONTROL in found or _CACHE_POINT in found:
+        if _CACHE_CONTROL in result or _CACHE_POINT in result:
             self.has_marks = True
-        return found
+        return result
 
     @staticmethod
     def parse_constant(text: str) -> NoReturn:
@@ -173,10 +173,10 @@ def _containers(body: bytes) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise DuplicateKey
-    return found
+    return result
 
 
 _LENIENT: Final = json.JSONDecoder(object_pairs_hook=_unique)

@@ -46,12 +46,12 @@ def field_rates(fields: Mapping[str, object]) -> FieldRates:
     """
     if len(fields) > MAX_ALLOWED_FIELDS:
         raise ValueError(f"must have at most {MAX_ALLOWED_FIELDS} fields, got {len(fields)}.")
-    found = {}
+    result = {}
     for way, value in fields.items():
         if not (0 < len(way) <= MAX_FIELD_LENGTH and way.isprintable() and "" not in way.partition("=")[0].split(".")):
             raise ValueError(f"must name fields such as 'turbo' or 'reasoning.turbo', got {shown(way)}.")
-        found[way] = 1_000 if value == FREE_FIELD else _per_mille(way, value)
-    return found
+        result[way] = 1_000 if value == FREE_FIELD else _per_mille(way, value)
+    return result
 
 
 def _per_mille(way: str, value: object) -> int:

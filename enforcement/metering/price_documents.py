@@ -256,14 +256,14 @@ def _learned(value: Mapping[str, Any]) -> Learned:
 
 
 def _named(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = data.get(name, {})
-    if not isinstance(found, Mapping) or len(found) > MAX_LEARNED:
-        raise InvalidDocument(f"learned.{name}: must be an object of at most {MAX_LEARNED}, got {shown(found)}")
-    for key in found:
+    result = data.get(name, {})
+    if not isinstance(result, Mapping) or len(result) > MAX_LEARNED:
+        raise InvalidDocument(f"learned.{name}: must be an object of at most {MAX_LEARNED}, got {shown(result)}")
+    for key in result:
         if not 0 < len(key) <= MAX_GROUP_LENGTH:
             rule = f"must have names of 1 to {MAX_GROUP_LENGTH} characters"
             raise InvalidDocument(f"learned.{name}: {rule}, got {shown(key)}")
-    return found
+    return result
 
 
 def learned_to_json(learned: Learned) -> dict[str, Any]:

@@ -80,14 +80,14 @@ class Price:
 
     def rates_for(self, counts: TokenCounts) -> Rates:
         """Return the rates for a request with these tokens."""
-        found = self.rates
+        result = self.rates
         if self.tiers:
             whole = input_of(counts)
             for above, rates in self.tiers:
                 if whole <= above:
                     break
-                found = rates
-        return found
+                result = rates
+        return result
 
     def micros(self, counts: TokenCounts) -> int:
         """Return what the tokens and calls cost, in micros, rounded up once. At most 2**53 - 1."""
@@ -164,10 +164,10 @@ class Price:
         """
         if self.source is None or model is None:
             return None
-        found = self.source.prices.find(model, self.source.at_us)
-        if found is None or (found.pattern != self.pattern and found.matches(self.source.model)):
+        price = self.source.prices.find(model, self.source.at_us)
+        if price is None or (price.pattern != self.pattern and price.matches(self.source.model)):
             return None
-        return found
+        return price
 
     def with_tools(self, tools: Mapping[str, str]) -> Price:
         """Return the price for a request that names the models of the provider's tools, by tool."""

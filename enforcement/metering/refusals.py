@@ -100,8 +100,8 @@ def _ranked(days: list[tuple[int, Counts, Counts]], at_most: int) -> dict[str, l
 
 
 def _sum(days: Iterable[Counts]) -> Counts:
-    found: Counts = {}
+    result: Counts = {}
     for counts in days:
         for name, count in counts.items():
-            found[name] = found.get(name, 0) + count
-    return found
+            result[name] = result.get(name, 0) + count
+    return result

@@ -158,10 +158,10 @@ def _object_of(value: object) -> dict[str, Any] | None:
 
 def _format_of(body: Mapping[str, Any]) -> str | None:
     """Return the format of a response or an event, by the fields that no other format has, or None."""
-    found = _OBJECTS.get(str(body.get("object")))
+    result = _OBJECTS.get(str(body.get("object")))
     kind = body.get("type")
-    if found is not None:
-        return found
+    if result is not None:
+        return result
     if isinstance(kind, str):
         if kind.startswith("response."):
             return "openai-responses"

@@ -137,12 +137,12 @@ class MeteredReservation:
     @classmethod
     def of(cls, opening: Opening, at_us: int) -> Self:
         """Return a new reservation for what a request was charged at an instant."""
-        found, asked = cls(opening.terms, opening.estimate, at_us, opening.estimated_costs), opening.asked
+        result, asked = cls(opening.terms, opening.estimate, at_us, opening.estimated_costs), opening.asked
         if isinstance(asked, MeteredRequest):
             if asked.is_background:
-                found.unreadable()  # the provider goes on after its answer, which says nothing of that
-            found._asked = asked
-        return found
+                result.unreadable()  # the provider goes on after its answer, which says nothing of that
+            result._asked = asked
+        return result
 
     @property
     def holds_slots(self) -> bool:

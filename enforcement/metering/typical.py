@@ -146,9 +146,9 @@ def groups_of(model: str, format: str) -> tuple[str, ...]:
         for family, pattern in _FAMILIES.items():
             if pattern.match(end):
                 return f"{family}/{format}", family, family.partition("/")[0]
-        found = _VENDORS.match(end)
-        if found:
-            vendor = _VENDOR_NAMES[(found.lastindex or 1) - 1]
+        matched = _VENDORS.match(end)
+        if matched:
+            vendor = _VENDOR_NAMES[(matched.lastindex or 1) - 1]
             return f"{vendor}/{name}/{format}", vendor
     return (f"{OTHERS}/{name}/{format}",)
 

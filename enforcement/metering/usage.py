@@ -138,7 +138,7 @@ class Usage:
 
     def with_more(self, more: Mapping[str, Any]) -> Usage:
         """Return this usage with values for fields of :class:`DetailedUsage`, of which some may be set already."""
-        known = {one.name: getattr(self, one.name) for one in fields(self)}
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
         return DetailedUsage(**{**known, **more})
 
 

@@ -574,9 +574,9 @@ class Reference:
 
 def _copy_of(counter: Counter) -> Counter:
     """Return a copy of a counter. What copy.copy() does besides takes longer than a decision."""
-    found = object.__new__(type(counter))
-    found.__dict__.update(counter.__dict__)
-    return found
+    result = object.__new__(type(counter))
+    result.__dict__.update(counter.__dict__)
+    return result
 
 
 def _begun_as(kind: type[Counter], kept: Counter | None) -> Counter:

@@ -58,8 +58,8 @@ class StateName(NamedTuple):
 
 def epoch_of(store_id: str) -> int:
     """Return the epoch in the identity of a store."""
-    found = _EPOCH.fullmatch(store_id)
-    return int(found[1]) if found else 0
+    matched = _EPOCH.fullmatch(store_id)
+    return int(matched[1]) if matched else 0
 
 
 def with_epoch(store_id: str, epoch: int) -> str:

@@ -234,14 +234,14 @@ def flat(limit: Record, *, defaults: bool) -> dict[Path, Any]:
         defaults: Also return the fields that the record leaves out.
     """
     left_out = {field.name: field.value_in(limit) for field in FIELDS} if defaults else {}
-    found: dict[Path, Any] = {}
+    result: dict[Path, Any] = {}
     for name, value in {**left_out, **limit}.items():
         parts: dict[Path, Any] = {(name,): value}
         if name in ("match", "weights"):
             parts = {(name, part): one for part, one in value.items()}
         rules = parts.pop(("match", "attributes"), {})
-        found |= parts | {("match", "attributes", attribute): rule for attribute, rule in rules.items()}
-    return found
+        result |= parts | {("match", "attributes", attribute): rule for attribute, rule in rules.items()}
+    return result
 
 
 def changes_in_words(before: Record, after: Record, money: Money) -> Iterator[tuple[str, str, str]]:
@@ -378,8 +378,8 @@ def _list(pattern: str, **rules: Any) -> Schema:
 
 def closed(properties: Mapping[str, Any], *required: str) -> Schema:
     """Return the schema of an object that has no other names."""
-    found: Schema = {"type": "object", "additionalProperties": False, "properties": dict(properties)}
-    return {**found, "required": list(required)} if required else found
+    schema: Schema = {"type": "object", "additionalProperties": False, "properties": dict(properties)}
+    return {**schema, "required": list(required)} if required else schema
 
 
 def weights_of(classes: Sequence[str]) -> Schema:

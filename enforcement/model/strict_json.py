@@ -105,13 +105,13 @@ def _decode(text: str | bytes, constant: Callable[[str], Any], fraction: Callabl
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         # Each name is looked at once, because whoever sends 100,000 of them may send one twice.
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise InvalidJSON(f"{twice[:64]}: must occur only once")
-    return found
+    return result
 
 
 def _not_integer(text: str) -> NoReturn:

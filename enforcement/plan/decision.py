@@ -151,11 +151,11 @@ class Decision:
 
         Empty for a decision that no limiter made. A denial from the cache is one decision for 10 ms, and so has one id.
         """
-        found: str | None = getattr(self, "_id", None)
-        if found is None:
+        result: str | None = getattr(self, "_id", None)
+        if result is None:
             ids = self.plan.ids
-            self._id = found = "" if ids is None else ids.of(self)
-        return found
+            self._id = result = "" if ids is None else ids.of(self)
+        return result
 
     @property
     def degraded(self) -> bool:

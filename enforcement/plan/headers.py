@@ -331,11 +331,11 @@ def _legacy_epoch(decision: Described) -> dict[str, str]:
 
 def _tightest(decision: Described) -> Iterator[LimitState]:
     """Yield the state of the tightest limit on requests, and then of that on tokens, as far as there are such."""
-    found: dict[str, LimitState] = {}
+    tightest: dict[str, LimitState] = {}
     for _, state in ordered(decision):
         if state.algorithm != "concurrency":
-            found.setdefault(state.unit, state)
-    return (found[unit] for unit in ("requests", "tokens") if unit in found)
+            tightest.setdefault(state.unit, state)
+    return (tightest[unit] for unit in ("requests", "tokens") if unit in tightest)
 
 
 def _openai(decision: Described) -> dict[str, str]:

@@ -143,10 +143,10 @@ class Plan:
         if isinstance(costs, int) and costs == 0:
             return ()
         if not isinstance(costs, int):
-            found = tuple([i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs)])
+            result = tuple([i for i, bound in enumerate(self.bounds) if not bound.names_cost(costs)])
             if isinstance(costs, frozenset):  # nothing else is sure to stay as it is
-                self._unmetered_units = costs, found
-            return found
+                self._unmetered_units = costs, result
+            return result
         if self._unmetered is None:  # it is the same for every number of requests
             self._unmetered = tuple(i for i, bound in enumerate(self.bounds) if bound.limit.unit != REQUESTS)
         return self._unmetered

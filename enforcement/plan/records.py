@@ -175,11 +175,11 @@ class RecordedRequest(Request[PlanT]):
         Raises:
             TooManyReservations: Nothing was decided, as no further reservation may be open.
         """
-        found = super().read(raw, registers=registers)
-        reason = _REFUSALS.get(found[0].numbers[0])
+        result = super().read(raw, registers=registers)
+        reason = _REFUSALS.get(result[0].numbers[0])
         if reason:
             raise TooManyReservations(reason)
-        return found
+        return result
 
     def over(self, plan: OtherT) -> RecordedRequest[OtherT]:
         """Return a copy of the request for the counters of another plan."""
@@ -335,10 +335,10 @@ class Conclusion:
             costs: As for :meth:`of`. None gives back what was reserved, but the request of a metered reservation stays
                 counted, because it was made. A limit that counts only some responses gets it back.
         """
-        found = cls.of(record, costs)
+        conclusion = cls.of(record, costs)
         if costs is not None or not record.is_metered:
-            return found
-        rows = zip(record.charges, found.deltas, strict=True)
+            return conclusion
+        rows = zip(record.charges, conclusion.deltas, strict=True)
         return cls(record, tuple([0 if _counts_requests(charge.bound) else delta for charge, delta in rows]))
 
     def command(

@@ -34,14 +34,14 @@ class Subject(NamedTuple):
     def attached(self) -> list[tuple[str, str, str, str | None]]:
         """Return the scope, hash tag and holder of each place where a policy may be attached, and its policy's id."""
         project, token = self.project, self.token
-        found: list[tuple[str, str, str, str | None]] = [("global", GLOBAL_TAG, "", self.global_policy)]
+        result: list[tuple[str, str, str, str | None]] = [("global", GLOBAL_TAG, "", self.global_policy)]
         if not self.anonymous:
-            found.append(("project", project.id, project.id, project.policy))
+            result.append(("project", project.id, project.id, project.policy))
         if token is None:
-            found.append(("anonymous", project.id, project.id, project.anonymous_policy))
+            result.append(("anonymous", project.id, project.id, project.anonymous_policy))
         else:
-            found.append(("token", project.id, token.id, token.policy))
-        return found
+            result.append(("token", project.id, token.id, token.policy))
+        return result
 
 
 @dataclass(frozen=True, slots=True)

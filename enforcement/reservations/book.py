@@ -169,15 +169,15 @@ class ReservationBook:
         arguments = self._health, self._denials, request.plan, request.costs, decision, request.ident
         life = PROLONGED_SECONDS if prolongs else 0.0
         if decision.source == "store":
-            found: RecordedReservation | UncertainReservation = RecordedReservation(*arguments)
-            found.life_seconds = life
+            held_reservation: RecordedReservation | UncertainReservation = RecordedReservation(*arguments)
+            held_reservation.life_seconds = life
         # A part of a cluster may have recorded it although another part could not be asked.
         elif decision.bounds and (decision.ambiguous or request.plan.parts is not None):
-            found = UncertainReservation(*arguments)
+            held_reservation = UncertainReservation(*arguments)
         else:
             return HeldReservation(*arguments)
-        found.where = request.where
-        return found
+        held_reservation.where = request.where
+        return held_reservation
 
     def settling(self, reservation_id: str, costs: Costs) -> Steps:
         """
@@ -218,11 +218,11 @@ class ReservationBook:
         conclusion = (Conclusion.by_hand if was_made else Conclusion.of)(record, costs)
         health = self._health
         command = conclusion.command(where, health.now_us(), health.clock and health.clock())
-        found = was_open((yield from self._asker.calling(resp.pack(command))))
-        if found:
+        was_there = was_open((yield from self._asker.calling(resp.pack(command))))
+        if was_there:
             self._count(conclusion)
             self._denials.forget([charge.bound.key for charge in record.charges])
-        return found
+        return was_there
 
     def _count(self, conclusion: Conclusion) -> None:
         head, rows = conclusion.record.head, conclusion.charged()

@@ -211,10 +211,10 @@ def _pairs(scope: Scope, name: bytes) -> dict[str, str]:
         raise ValueError(
             f"{field}: must be at most {MAX_ATTRIBUTES} pairs as in 'a=1&b=2', got {quoted(text)}."
         ) from exc
-    found = dict(pairs)
-    if "" in found or len(found) < len(pairs):
+    result = dict(pairs)
+    if "" in result or len(result) < len(pairs):
         raise ValueError(f"{field}: must have a name before each '=', and no name twice.")
-    return found
+    return result
 
 
 def path_of(target: str) -> str:

@@ -129,10 +129,10 @@ class Judge:
         """Return one plan of a request with several attributes of one name, or the decision that refuses it."""
         plans = [plan]
         for attributes in others:
-            found = await self.limiter.find_plan(token, attributes)
-            if isinstance(found, Decision):
-                return found
-            plans.append(found)
+            result = await self.limiter.find_plan(token, attributes)
+            if isinstance(result, Decision):
+                return result
+            plans.append(result)
         merged = self.limiter.merge_plans(plans)
         if len(merged.bounds) > max(MAX_LIMITS_PER_REQUEST, len(plan.bounds)):
             detail = f"A call must be charged to at most {MAX_LIMITS_PER_REQUEST} counters, got {len(merged.bounds)}."

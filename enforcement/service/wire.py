@@ -79,11 +79,11 @@ class Fields:
 
     def parts(self, number: int) -> list[bytes]:
         """Return what :func:`parts` returns."""
-        found = self._found.get(number, [])
-        for value in found:
+        result = self._found.get(number, [])
+        for value in result:
             if type(value) is not bytes:
                 raise Malformed(f"field {number} has the wire type {value!r}")
-        return found  # type: ignore[return-value]
+        return result  # type: ignore[return-value]
 
     def part(self, number: int) -> bytes:
         """Return what :func:`part` returns for one number."""
@@ -147,13 +147,13 @@ def parts(message: bytes, number: int) -> list[bytes]:
     Raises:
         Malformed: See :func:`fields`; or such a field is an integer.
     """
-    found = []
+    result = []
     for field, kind, value in fields(message):
         if field == number:
             if kind != BYTES or not isinstance(value, bytes):
                 raise Malformed(f"field {number} has the wire type {kind}")
-            found.append(value)
-    return found
+            result.append(value)
+    return result
 
 
 def part(message: bytes, *path: int) -> bytes:
@@ -188,13 +188,13 @@ def decoded(value: bytes) -> str:
 
 def integer(message: bytes, number: int) -> int | None:
     """Return the last integer of the fields with a number, or None if there is none. Raises Malformed."""
-    found = None
+    result = None
     for field, kind, value in fields(message):
         if field == number:
             if kind != VARINT or not isinstance(value, int):
                 raise Malformed(f"field {number} has the wire type {kind}")
-            found = value
-    return found
+            result = value
+    return result
 
 
 def write(number: int, value: bytes) -> bytes:

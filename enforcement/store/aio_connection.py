@@ -125,11 +125,11 @@ class AsyncPipe:
 
     def trouble(self, reply: object) -> StoreError:
         """Return the exception for an error reply, and drop the connection if the server has become a replica."""
-        found, link = trouble(reply), self._links.get(asyncio.get_running_loop())
+        store_error, link = trouble(reply), self._links.get(asyncio.get_running_loop())
         # A connection that has no reply yet was made after this reply arrived, so it leads to the new primary.
-        if found.cause == "readonly" and link is not None and link.answered > link.answered_earlier:
+        if store_error.cause == "readonly" and link is not None and link.answered > link.answered_earlier:
             link.drop(StoreError("connection", "the server became a replica", executed=False))
-        return found
+        return store_error
 
     def renew(self) -> None:
         """

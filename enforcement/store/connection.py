@@ -74,10 +74,10 @@ def is_starved() -> bool:
     """Return whether somebody besides this thread waits for a processor of this host just now, as far as is known."""
     try:
         with open("/proc/loadavg", "rb", buffering=0) as file:
-            found = _RUNNABLE.search(file.read(64))
+            matched = _RUNNABLE.search(file.read(64))
     except OSError:  # not Linux
         return False
-    return found is not None and int(found[1]) - 1 > _PROCESSORS
+    return matched is not None and int(matched[1]) - 1 > _PROCESSORS
 
 
 class Patience:
@@ -378,22 +378,22 @@ class SyncPipe:
     def _closed(self, line: _Line, exc: BaseException) -> BaseException:
         line.sock.close()
         self._on_lost(line.address)
-        found = _as_trouble(exc)
-        if not isinstance(found, StoreError) or found.cause != "connection":
-            return found
+        error = _as_trouble(exc)
+        if not isinstance(error, StoreError) or error.cause != "connection":
+            return error
         self._drop_hung_up()
         now, lost_at = monotonic(), self._lost_at
         if line.made_at < lost_at and now - lost_at < _TOGETHER_SECONDS:
-            return found.beside()
+            return error.beside()
         self._lost_at = now
-        return found
+        return error
 
     def _refused(self, line: _Line, reply: hiredis.ReplyError) -> StoreError:
-        found = trouble(reply)
-        if found.cause == "readonly":  # the server is a replica now: the next call has to find the new primary
+        store_error = trouble(reply)
+        if store_error.cause == "readonly":  # the server is a replica now: the next call has to find the new primary
             self._on_lost(line.address)
             self.close()
-        return found
+        return store_error
 
     def _drop_hung_up(self) -> None:
         """Close the idle connections that ended together with another one, so that none of them costs a decision."""

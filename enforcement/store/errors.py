@@ -157,10 +157,10 @@ def trouble(error: object) -> StoreError:
 
 def _redirection(text: str) -> Redirected | None:
     """Return the redirection that an error reply contains, or None if it has none or names an impossible target."""
-    found = _REDIRECTION.fullmatch(text)
-    if found is None:
+    matched = _REDIRECTION.fullmatch(text)
+    if matched is None:
         return None
-    slot, port = int(found["slot"]), int(found["port"])
+    slot, port = int(matched["slot"]), int(matched["port"])
     if slot >= SLOTS or not 1 <= port <= MAX_PORT:
         return None
-    return Redirected(slot, (found["host"], port), asking=found[1] == "ASK")
+    return Redirected(slot, (matched["host"], port), asking=matched[1] == "ASK")

@@ -85,11 +85,11 @@ class Sentinels:
             StoreError: No sentinel knows it.
         """
         with self._lock:
-            before, found = self._known, self._ask()
-            self._known = found
-        if before is not None and found != before:
+            before, address = self._known, self._ask()
+            self._known = address
+        if before is not None and address != before:
             self.on_change()
-        return found
+        return address
 
     def look(self) -> None:
         """Ask the sentinels for the primary, and keep its address, unless no sentinel answers."""

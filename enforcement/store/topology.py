@@ -71,19 +71,19 @@ class Topology:
         text = url = redis_url(url) if isinstance(url, str) else ""
         if text.partition("://")[0] in SINGLE_SCHEMES:
             return cls("single", url, _server=_server(url, credentials))
-        found = _SEVERAL.fullmatch(text)
-        if found is None:
+        matched = _SEVERAL.fullmatch(text)
+        if matched is None:
             raise ValueError(
                 "url: must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (rediss+ for "
                 "TLS, valkey for redis), and name hosts; write @ / ? # in a password as %40 and so on."
             )
-        kind: Kind = "sentinel" if found["kind"] == "sentinel" else "cluster"
-        hosts = _hosts(found["hosts"], SENTINEL_PORT if kind == "sentinel" else SERVER_PORT)
-        service, database = _path(kind, found["path"] or "")
-        query, sentinel_account = _options(kind, found["query"] or "")
-        account = f"{found['account']}@" if found["account"] else ""
-        server = f"{found['scheme']}://{account}", f"/{database}{query}"
-        sentinel = f"{found['scheme']}://{sentinel_account}", f"/0{query}"
+        kind: Kind = "sentinel" if matched["kind"] == "sentinel" else "cluster"
+        hosts = _hosts(matched["hosts"], SENTINEL_PORT if kind == "sentinel" else SERVER_PORT)
+        service, database = _path(kind, matched["path"] or "")
+        query, sentinel_account = _options(kind, matched["query"] or "")
+        account = f"{matched['account']}@" if matched["account"] else ""
+        server = f"{matched['scheme']}://{account}", f"/{database}{query}"
+        sentinel = f"{matched['scheme']}://{sentinel_account}", f"/0{query}"
         return cls(
             kind,
             url,
@@ -135,15 +135,15 @@ def redis_url(url: str) -> str:
 def _hosts(text: str, default_port: int) -> tuple[HostPort, ...]:
     hosts = []
     for number, part in enumerate(text.split(","), start=1):
-        found = _HOST.fullmatch(part)
-        if found is None:
+        matched = _HOST.fullmatch(part)
+        if matched is None:
             raise ValueError(
                 f"url: host {number} of {text!r} must be a name, an address or an [IPv6 address]; a port may follow."
             )
-        port = default_port if found["port"] is None else _integer(found["port"])
+        port = default_port if matched["port"] is None else _integer(matched["port"])
         if not 1 <= port <= MAX_PORT:
             raise ValueError(f"url: the port of host {number}, {part!r}, must be an integer from 1 to {MAX_PORT}.")
-        hosts.append((checked_host(unquote(found["host"].strip("[]"))), port))
+        hosts.append((checked_host(unquote(matched["host"].strip("[]"))), port))
     if len(set(hosts)) != len(hosts):
         raise ValueError(f"url: {text!r} names a host twice.")
     return tuple(hosts)

@@ -242,9 +242,9 @@ class Queues:
         """
         now = monotonic()
         with self._lock:
-            found = self._pause(waiter, now)
+            result = self._pause(waiter, now)
         self._sweep()
-        return found
+        return result
 
     def _pause(self, waiter: Waiter, now: float) -> float | None:
         at, behind = now, None
@@ -257,8 +257,8 @@ class Queues:
                 at = max(at, min(passes, waiter.until))
                 behind = bound if queue.holds_up(waiter) else behind
         if behind is None and at <= now:  # it may ask, unless others wait for another of its limits
-            queues = ((bound, self._queue(bound.key, now)) for bound in waiter.bounds)
-            behind = next((bound for bound, queue in queues if queue is not None and queue.holds_up(waiter)), None)
+            queued = ((bound, self._queue(bound.key, now)) for bound in waiter.bounds)
+            behind = next((bound for bound, queue in queued if queue is not None and queue.holds_up(waiter)), None)
         if behind is not None:
             self._keep(waiter, behind, now)
             queue = self.by_key[behind.key]
@@ -336,13 +336,13 @@ class Queues:
         """
         now = monotonic()
         with self._lock:
-            found = {}
+            result = {}
             for key, cost in waiter.places.items():
                 queue = self.by_key[key]
                 seconds = SLOT_SECONDS if queue.has_slots else queue.passes(cost) - now
-                found[key] = max(1, int(seconds * 1_000_000))
+                result[key] = max(1, int(seconds * 1_000_000))
         self._sweep()
-        return found
+        return result
 
     def returned(self, keys: Iterable[str]) -> None:
         """Have those asked for again who wait for permits of these counters, since this process has given some back."""
@@ -424,7 +424,7 @@ _making: Final = threading.Lock()
 def queues_of(url: str) -> Queues:
     """Return the queues of a store, which all limiters of this process share, for threads and for event loops."""
     with _making:
-        found = _queues.get(url)
-        if found is None:
-            found = _queues[url] = Queues()
-        return found
+        queues = _queues.get(url)
+        if queues is None:
+            queues = _queues[url] = Queues()
+        return queues

@@ -146,7 +146,7 @@ def _difference(entry: AuditEntry) -> dict[str, Any]:
         "type": entry.object_type,
         "id": entry.object_id,
         "label": entry.object_label,
-        "changes": [{"field": one.name, "before": one.before, "after": one.after} for one in changes],
+        "changes": [{"field": change.name, "before": change.before, "after": change.after} for change in changes],
     }
 
 

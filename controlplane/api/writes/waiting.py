@@ -76,12 +76,12 @@ def acknowledgement_of(
     until, length = clock() + seconds, FIRST_PAUSE
     may_wait = _turns.acquire(blocking=False)
     try:
-        found = _look(change, None)
-        while may_wait and found.may_come and (left := until - clock()) > 0:
+        acknowledgement = _look(change, None)
+        while may_wait and acknowledgement.may_come and (left := until - clock()) > 0:
             pause(min(length, left))
             length = min(length * LONGER, LAST_PAUSE)
-            found = _look(change, found.state)
-        return found
+            acknowledgement = _look(change, acknowledgement.state)
+        return acknowledgement
     finally:
         if may_wait:
             _turns.release()

@@ -142,12 +142,12 @@ def _saved(path: Path) -> dict[str, str]:
     if stat.S_IMODE(mode) & 0o077:
         raise NoAccount(f"{path}: Must be readable by its owner alone, because it has a key. Run `chmod 600 {path}`.")
     try:
-        found = json.loads(raw)
+        result = json.loads(raw)
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or any(not isinstance(value, str) for value in found.values()):
+        result = None
+    if not isinstance(result, dict) or any(not isinstance(value, str) for value in result.values()):
         raise NoAccount(f"{path}: Must be what `sluicegate login` writes. Run it again.")
-    return found
+    return result
 
 
 def save(account: Account, environment: Mapping[str, str] = os.environ) -> Path:

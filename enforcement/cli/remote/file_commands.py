@@ -62,29 +62,29 @@ def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Policy files.")], as_json: AsJson = False
 ) -> None:
     """Check policy files without a control plane. Exit status 1 if something is wrong, 2 if one cannot be read."""
-    found: list[InvalidFile] = []
+    invalid_files: list[InvalidFile] = []
     read: list[PolicyFile] = []
     unread: dict[str, str] = {}
     for name in dict.fromkeys(files):
         try:
             read.append(read_file(name))
         except InvalidFiles as exc:
-            found += exc.errors
+            invalid_files += exc.errors
         except InvalidFile as exc:
-            found.append(exc)
+            invalid_files.append(exc)
         except OSError as exc:
             unread[name] = exc.strerror or str(exc)
-    found += clashes(read)
+    invalid_files += clashes(read)
     if as_json:
-        rows = [{"file": one.file, "line": one.line, "field": one.field, "reason": one.reason} for one in found]
+        rows = [{"file": one.file, "line": one.line, "field": one.field, "reason": one.reason} for one in invalid_files]
         rows += [{"file": name, "line": 0, "field": "", "reason": reason} for name, reason in unread.items()]
         show_json({"valid": not rows, "errors": rows})
     else:
-        show(*map(str, found), error=True)
+        show(*map(str, invalid_files), error=True)
         show(*(f"sluicegate validate: {name}: {reason}" for name, reason in unread.items()), error=True)
-        if not found and not unread:
+        if not invalid_files and not unread:
             show(f"{len(read)} valid file{'' if len(read) == 1 else 's'}.")
-    raise typer.Exit(UNREAD if unread else DIFFERS if found else 0)
+    raise typer.Exit(UNREAD if unread else DIFFERS if invalid_files else 0)
 
 
 def schema() -> None:
@@ -337,8 +337,8 @@ def undo(
 
 def _undone(server: ControlPlane, revision: int, reason: str, seen: str) -> dict[str, object]:
     body = {"reason": reason, "plan": seen}
-    found: dict[str, object] = server.change("POST", f"revisions/{revision}/undo", body, key=str(uuid4())).body
-    return found
+    result: dict[str, object] = server.change("POST", f"revisions/{revision}/undo", body, key=str(uuid4())).body
+    return result
 
 
 def _show_undo(tried: dict[str, object]) -> None:

@@ -96,11 +96,11 @@ def _usage_pages(server: ControlPlane, query: dict[str, Any]) -> Iterable[Row]:
 
 def _sums(rows: Iterable[Row], column: str) -> dict[str, Counter[str]]:
     """Return the sums of rows by the value of a column, in the order in which the values come."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    result: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         name = row[column] or (ANONYMOUS if column == "token" else "all decisions")
-        found[str(name)].update({one: row[one] for one in ("allowed", "denied", "would_deny", "cost")})
-    return found
+        result[str(name)].update({one: row[one] for one in ("allowed", "denied", "would_deny", "cost")})
+    return result
 
 
 def top(

@@ -128,7 +128,10 @@ def _unordered(traffic: Traffic) -> str:
 def _show(result: Simulation, most: int, cautions: list[str]) -> None:
     show_table(
         ("limit", "mode", "requests", "denied", "callers"),
-        [(one.limit.name, one.limit.mode, one.requests, one.denied, len(one.callers)) for one in result.limits],
+        [
+            (limit.limit.name, limit.limit.mode, limit.requests, limit.denied, len(limit.callers))
+            for limit in result.limits
+        ],
     )
     share = 100 * result.denied / result.requests
     limited, callers = len(result.limited), len(result.callers)

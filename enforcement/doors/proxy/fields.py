@@ -150,8 +150,8 @@ def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: frozenset[b
     Raises:
         BadRequest: The length of the body is not an integer, there are two hosts, or the body has an unknown coding.
     """
-    found = RequestFields()
-    passing, credentials, named = found.passing, [], None
+    result = RequestFields()
+    passing, credentials, named = result.passing, [], None
     for name, value in headers:
         if name not in _NOT_PASSING:
             passing.append((name, value))
@@ -160,15 +160,15 @@ def request_fields(headers: Sequence[tuple[bytes, bytes]], replaced: frozenset[b
         elif name == b"connection" and value not in _ONE_CONNECTION:
             named = _options(value) | (named or frozenset())
         else:
-            found.note(name, value)
+            result.note(name, value)
     if credentials:
         passing += _without_token(credentials)
-    if found.chunked:
-        found.length = None
+    if result.chunked:
+        result.length = None
     if named or replaced:
         dropped = replaced | (named or frozenset())
-        found.passing = [item for item in passing if item[0] not in dropped]
-    return found
+        result.passing = [item for item in passing if item[0] not in dropped]
+    return result
 
 
 def request_head(

@@ -251,17 +251,17 @@ def _upstream(prefix: str, settings: Mapping[str, str], allowed: Mapping[str, ob
 
 def _asking(settings: Mapping[str, str]) -> dict[str, Any]:
     """Return the options that are set, or raise ValueError."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if text := settings.get("include_usage", ""):
         if text not in ("true", "false"):
             raise ValueError(f"include_usage: must be true or false, got {text!r}.")
         if text == "false":
-            found["include_usage"] = False
+            result["include_usage"] = False
     if text := settings.get("cap_field", ""):
         if text not in CAP_FIELDS:
             raise ValueError(f"cap_field: must be one of {', '.join(CAP_FIELDS)}, got {text!r}.")
-        found["cap_field"] = text
-    return found
+        result["cap_field"] = text
+    return result
 
 
 def _meters(text: str) -> bool:
@@ -271,10 +271,10 @@ def _meters(text: str) -> bool:
 
 
 def _paths(text: str) -> tuple[str, ...]:
-    found = tuple(path.strip() for path in text.split(",") if path.strip())
-    if not all(path.startswith("/") for path in found):
+    result = tuple(path.strip() for path in text.split(",") if path.strip())
+    if not all(path.startswith("/") for path in result):
         raise ValueError(f"must be paths that begin with /, separated by commas, got {text!r}.")
-    return found
+    return result
 
 
 def _anonymous(text: str) -> str | None:

@@ -320,7 +320,7 @@ class PromptAnswer(AnswerReader):
         try:
             found = whole_count_in(event, "inputTextTokenCount", "prompt_token_count")
             said = whole_count_in(event, "totalOutputTextTokenCount", "generation_token_count")
-            parts = [whole_count_in(one, "tokenCount") for one in results[1:]]
+            parts = [whole_count_in(result, "tokenCount") for result in results[1:]]
         except NotBelieved:
             return
         self._input = self._input if found is None else found
@@ -388,9 +388,9 @@ class InvokeAnswer(AnswerReader):
         return self._inner
 
     def blank(self) -> AnswerReader:
-        found = InvokeAnswer()
-        found._inner = None if self._inner is None else self._inner.blank()
-        return found
+        answer_reader = InvokeAnswer()
+        answer_reader._inner = None if self._inner is None else self._inner.blank()
+        return answer_reader
 
     def only_added_text(self, *, reports: bool = False) -> bool:
         inner = self._inner

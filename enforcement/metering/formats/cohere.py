@@ -56,7 +56,7 @@ def ask_cohere_messages(body: dict[str, Any]) -> Asked:
             add_call(content, as_object(call.get("function")))
         said = message.get("content")
         documents = [one for one in objects_in(said) if one.get("type") == "document"]
-        content.add_within([one.get("document") for one in documents])
+        content.add_within([document.get("document") for document in documents])
         content.add_blocks([one for one in as_list(said) if one not in documents] if documents else said)
     content.add_within(body.get("documents"))
     content.add_tools(body.get("tools"), "function")

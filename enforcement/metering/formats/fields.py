@@ -48,7 +48,7 @@ def unlisted(value: dict[str, Any], fields: Fields) -> list[str]:
         value: The request.
         fields: What its format lists.
     """
-    found: list[str] = []
+    result: list[str] = []
     waiting: list[tuple[Any, Fields, str]] = [(value, fields, "")]
     for item, listed, way in waiting:
         names, nested = listed.names, listed.nested
@@ -58,13 +58,13 @@ def unlisted(value: dict[str, Any], fields: Fields) -> list[str]:
                     waiting.append((one, listed, way))
                 continue
             if not one.keys() <= names:
-                found += [f"{way}{name}" for name in one.keys() - names if one[name] is not None]
+                result += [f"{way}{name}" for name in one.keys() - names if one[name] is not None]
             if not nested or _HOLDERS.isdisjoint(map(type, one.values())):
                 continue  # as most messages are
             for name, inner in one.items():
                 if name in nested and type(inner) in _HOLDERS:
                     waiting.append((inner, nested[name], f"{way}{name}."))
-    return found
+    return result
 
 
 def _snake(name: str) -> str:

@@ -214,9 +214,9 @@ class GeminiAnswer(AnswerReader):
         """Count searches of the web. Empty queries and those that were asked before have no fee."""
         queries = as_list(grounding.get("webSearchQueries"))
         self._queries |= {query for query in queries if type(query) is str and query.strip()}
-        found = _VERSION.search(self.model or "")
+        matched = _VERSION.search(self.model or "")
         # Until version 2, a prompt has one fee, however many searches it leads to.
-        self.calls = min(1, len(self._queries)) if found and int(found[1]) < 3 else len(self._queries)
+        self.calls = min(1, len(self._queries)) if matched and int(matched[1]) < 3 else len(self._queries)
         if any("maps" in chunk for chunk in objects_in(grounding.get("groundingChunks"))):
             self.other_rates = True
 
@@ -237,7 +237,7 @@ def _length_of(part: dict[str, Any]) -> int:
 def _is_text(details: Any) -> bool:
     """Return whether details by modality are missing or name nothing but text, as in most answers."""
     return details is None or (
-        type(details) is list and all(type(one) is dict and one.get("modality") == "TEXT" for one in details)
+        type(details) is list and all(type(detail) is dict and detail.get("modality") == "TEXT" for detail in details)
     )
 
 

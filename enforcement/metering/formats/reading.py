@@ -148,12 +148,12 @@ def whole_count_in(report: Mapping[str, Any], *names: str) -> int | None:
 
 def by_modality(details: Any, kind: str = "modality", count: str = "tokenCount") -> dict[str, int]:
     """Return the tokens of each modality, in lower case, that a list of details says. Other values are ignored."""
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     for one in objects_in(details):
         name, tokens = one.get(kind), one.get(count)
         if type(name) is str and type(tokens) is int and 0 <= tokens <= MAX_COUNT:
-            found[name.lower()] = found.get(name.lower(), 0) + tokens
-    return found
+            result[name.lower()] = result.get(name.lower(), 0) + tokens
+    return result
 
 
 class Split:

@@ -296,10 +296,10 @@ class ArrayReader:
         while not self.is_done:
             if self._in_string:
                 at = self._end_string(chunk, at)
-            found = _STRUCTURE.search(chunk, at)
-            if found is None:
+            matched = _STRUCTURE.search(chunk, at)
+            if matched is None:
                 break
-            at, byte = found.end(), found.group()
+            at, byte = matched.end(), matched.group()
             if byte == b'"':
                 self._in_string = True
             elif byte in b"[{":

@@ -127,7 +127,7 @@ class FrameReader:
 
 def _headers_in(data: bytes) -> dict[str, str] | None:
     """Return the headers that are strings, or None if the headers are malformed."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     at, end = 0, len(data)
     while at < end:
         name_end = at + 1 + data[at]
@@ -145,5 +145,5 @@ def _headers_in(data: bytes) -> dict[str, str] | None:
         if at > end:
             return None
         if kind == _STRING:
-            found[name.decode("utf-8", "replace")] = data[begin:at].decode("utf-8", "replace")
-    return found
+            result[name.decode("utf-8", "replace")] = data[begin:at].decode("utf-8", "replace")
+    return result

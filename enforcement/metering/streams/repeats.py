@@ -155,14 +155,14 @@ class _NumberedShape(Shape):
 
     def text_bytes(self, event: bytes) -> int:
         if self._last is not None:
-            found = self._last.text_bytes(event)
-            if found >= 0:
+            result = self._last.text_bytes(event)
+            if result >= 0:
                 self._has_repeated = True
-                return found
-        found = super().text_bytes(event)
-        if found >= 0 and self._learns:
+                return result
+        result = super().text_bytes(event)
+        if result >= 0 and self._learns:
             self._learn_numbers(event)
-        return found
+        return result
 
     def _learn_numbers(self, event: bytes) -> None:
         """Learn the numbers of an event, unless those of the one before were not repeated."""

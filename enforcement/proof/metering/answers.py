@@ -245,7 +245,7 @@ def _messages_events(draft: Draft) -> Events:
 
 def _gemini_events(draft: Draft) -> Events:
     rounds = _rounds(draft) or [(0, "")]
-    found: Events = []
+    result: Events = []
     for at, (index, text) in enumerate(rounds):
         is_last = at == len(rounds) - 1
         value: dict[str, Any] = {
@@ -254,8 +254,8 @@ def _gemini_events(draft: Draft) -> Events:
         }
         if draft.reports and (is_last or draft.report in ("every", "twice")):
             value["usageMetadata"] = usage_of(draft, (at + 1) / len(rounds))
-        found.append(("", value))
-    return found
+        result.append(("", value))
+    return result
 
 
 _EVENTS: Final[Mapping[str, Callable[[Draft], Events]]] = {

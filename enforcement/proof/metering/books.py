@@ -138,25 +138,25 @@ def _literal(key: str) -> str:
 
 
 def _counters(books: Books) -> dict[CounterName, tuple[Limit, str]]:
-    found = {}
+    result = {}
     for row in books.admitted:
         limits = {limit["name"]: limit for limit in books.kind_of(row["token"]).limits}
         for name, key in row["counters"].items():
-            found[row["token"], name] = Limit.from_json(limits[name]), key
-    return found
+            result[row["token"], name] = Limit.from_json(limits[name]), key
+    return result
 
 
 def charges(books: Books) -> dict[CounterName, int]:
     """Return what every counter should have, by the settlements, and by the reservations that are open."""
-    found: dict[CounterName, int] = defaultdict(int)
+    result: dict[CounterName, int] = defaultdict(int)
     waiting = books.waiting
     for ident, settled in books.settlements.items():
         row = books.admissions[ident]
         if row["reservation"] in waiting:
             continue
         for name, cost in zip(row["counters"], settled["costs"], strict=True):
-            found[row["token"], name] += cost or 0
+            result[row["token"], name] += cost or 0
     for it in books.open:
         for amount in it.amounts:
-            found[it.token, amount.limit] += amount.permits
-    return found
+            result[it.token, amount.limit] += amount.permits
+    return result

@@ -71,24 +71,24 @@ class Question:
 
 def question(value: Any) -> Question:
     """Return what a body asks for. This is on purpose not the code of the meter."""
-    found = Question()
+    result = Question()
     waiting: list[tuple[str, Any]] = [("", value)]
     while waiting:
         name, item = waiting.pop()
         if isinstance(item, dict):
-            found.images += item.get("type") in ("image", "image_url", "input_image") or "inlineData" in item
-            found.messages += "role" in item
+            result.images += item.get("type") in ("image", "image_url", "input_image") or "inlineData" in item
+            result.messages += "role" in item
             waiting += item.items()
         elif isinstance(item, list):
             waiting += [(name, element) for element in item]
         elif isinstance(item, str) and name in _TEXTS:
-            found.text_bytes += len(item.encode())
+            result.text_bytes += len(item.encode())
         elif name in _CAPS:
-            found.cap = max(found.cap, item)
+            result.cap = max(result.cap, item)
         elif name in ("n", "candidateCount", "best_of"):
-            found.choices = max(found.choices, item)
-    found.cap = found.cap or _UNCAPPED
-    return found
+            result.choices = max(result.choices, item)
+    result.cap = result.cap or _UNCAPPED
+    return result
 
 
 def draft(asked: ProviderRequest, dice: Random) -> Draft:

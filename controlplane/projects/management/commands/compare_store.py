@@ -78,7 +78,7 @@ class Command(BaseCommand):
         if state.is_empty:
             raise CommandError("The store is empty, so nothing says what was changed after the backup.")
         self.stdout.write(f"The store is at {state.name}, the database at {last}.")
-        now, found = timezone.now(), Found()
+        now, result = timezone.now(), Found()
         unknown = list(rebuild.unknown_tokens(client, now))
         if unknown:
             self.stdout.write(f"{len(unknown)} tokens are only in the store, and will be refused as unknown.")
@@ -91,13 +91,13 @@ class Command(BaseCommand):
             # A backup is older than the store. Without one, a token may be missing because it is still to be published.
             pending = _pending() if state.name <= last else frozenset()
             if pending.isdisjoint(("emergency", EVERY)):
-                found.suspended += missing_in(there, now)
-            for document, what in _other_tokens(client, compile.all_tokens(now), pending, now, found):
+                result.suspended += missing_in(there, now)
+            for document, what in _other_tokens(client, compile.all_tokens(now), pending, now, result):
                 self.stdout.write(f"The token {document['name']} ({document['id']}) {what}.")
-        for one in found.suspended:
+        for one in result.suspended:
             if not isinstance(one.subject, Token):
                 self.stdout.write(f"{one} is suspended in the store.")
-        return found
+        return result
 
 
 @dataclass(slots=True)

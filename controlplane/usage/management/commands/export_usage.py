@@ -59,7 +59,7 @@ def _time(name: str, text: str) -> datetime:
 
 
 def _project(text: str) -> str:
-    found = Project.objects.filter(slug=text).values_list("pk", flat=True).first()
-    if found is None and not text.startswith("proj_"):
+    project = Project.objects.filter(slug=text).values_list("pk", flat=True).first()
+    if project is None and not text.startswith("proj_"):
         raise CommandError(f"--project: there is no project {text!r}.")
-    return found or text
+    return project or text
