@@ -96,7 +96,7 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
     fieldsets = [
         (None, {"fields": ["username", "password", ("first_name", "last_name"), "email"]}),
         ("Access", {"fields": ["is_active", "is_staff", "operator", "is_superuser", "memberships"]}),
-        ("Log-in", {"fields": ["has_second_factor", "last_seen", "joined"]}),
+        ("Sign-in", {"fields": ["has_second_factor", "last_seen", "joined"]}),
     ]
     owners_fieldsets = [(None, {"fields": ["username", "memberships"]})]
     empty = ("Nobody is a member of your projects yet.", "")

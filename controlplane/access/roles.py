@@ -1,4 +1,4 @@
-"""The roles of members, and the permissions that come with each of them."""
+"""The roles of members (RBAC), and the permissions that come with each of them."""
 
 VIEWER, EDITOR, OWNER = "viewer", "editor", "owner"
 # Each role may do all that the roles before it may do.

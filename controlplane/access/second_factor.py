@@ -1,4 +1,4 @@
-"""The second factor of a log-in: codes of an authenticator app, and recovery codes that work once each."""
+"""The second factor (2FA, MFA) of a log-in: TOTP codes of an authenticator app, and single-use recovery codes."""
 
 import hashlib
 import secrets

@@ -1,4 +1,7 @@
-"""The command palette, which finds rows by their names, and runs verbs such as "add policy" and "revoke web"."""
+"""
+The command palette, which finds rows by their names, runs verbs such as "add policy" and "revoke web", and opens pages
+by words of the field such as "2fa" and "kill switch".
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +51,19 @@ PAGES = {
     "break": "Emergency",
     "suspend": "Emergency",
 }
+# Words of the field, with the entry of the menu that they mean.
+WORDS = {
+    **dict.fromkeys(("2fa", "mfa", "totp", "authenticator"), "Second factor"),
+    **dict.fromkeys(("kill switch", "break glass", "panic button"), "Emergency"),
+    **dict.fromkeys(("rbac", "roles", "members", "users"), "People"),
+    **dict.fromkeys(("gitops", "rate limits", "quotas"), "Policies"),
+    **dict.fromkeys(("dead letter", "webhooks"), "Destinations"),
+    **dict.fromkeys(("billing", "invoices", "spend", "chargeback"), "Statements"),
+    **dict.fromkeys(("429", "throttled", "rate limited"), "Explain a denial"),
+    **dict.fromkeys(("api keys", "service accounts"), "Management keys"),
+    **dict.fromkeys(("rollback", "versions"), "Revisions"),
+}
+LEAST_OF_A_WORD = 3
 SHOWN, SHOWN_OF_A_VERB = 20, 5
 
 
@@ -71,12 +87,20 @@ def _commands(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:
     entries.append({**near, "permission": lambda request: is_member(request.user)})
     place = {"title": "Choose a project", "link": reverse("choose-project"), "icon": "apartment"}
     entries.append({**place, "permission": lambda request: is_member(request.user)})
+    meant = _titles(words)
     for entry in entries:
-        is_meant = _begin(rest, entry["title"]) if verb in OPEN else PAGES.get(verb) == entry["title"]
+        is_meant = _begin(rest, entry["title"]) if verb in OPEN else entry["title"] in meant
         if is_meant and entry.get("permission", lambda _: True)(request):
             yield SearchResult(f"Open {entry['title']}", "Command", str(entry["link"]), entry["icon"])
     if verb in ACTIONS and rest:
         yield from _deeds(request, ACTIONS[verb], " ".join(rest))
+
+
+def _titles(words: list[str]) -> set[str]:
+    """Return the titles of the entries that these words mean, by a verb or by the beginning of a word of the field."""
+    typed = " ".join(words)
+    titles = {title for word, title in WORDS.items() if len(typed) >= LEAST_OF_A_WORD and word.startswith(typed)}
+    return titles | {title for verb, title in PAGES.items() if verb == words[0]}
 
 
 def _forms(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:

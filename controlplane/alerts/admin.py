@@ -47,8 +47,13 @@ class AlertRuleForm(RecordedForm):
     cool_down_seconds = DurationField(
         label="Cool-down",
         initial=3_600,
-        help_text="For so long after an event, no other one of the same subject, unless it is of a higher threshold.",
+        help_text="Time to wait before the next event about the same subject, unless that reaches a higher threshold.",
     )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "recovery" in self.fields:  # who may only read the rule has no fields
+            self.fields["recovery"].help_text = "There is no such message about a token that has ended."
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
@@ -128,8 +133,8 @@ class AlertRuleAdmin(NamedDeletion, RecordedAdmin):
 def condition(event: AlertEvent) -> str:
     """Return the state of an event as a badge."""
     if event.state == RESOLVED:
-        return badge("over", "good")
-    return badge("raised") if event.resolved_at else badge("raised, still so", "bad")
+        return badge("resolved", "good")
+    return badge("fired") if event.resolved_at else badge("firing", "bad")
 
 
 @admin.register(AlertEvent)

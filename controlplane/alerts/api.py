@@ -150,7 +150,7 @@ class AlertEventSerializer(serializers.ModelSerializer):
     state = serializers.ChoiceField([name for name, _ in AlertEvent.STATES], read_only=True)
     data = serializers.JSONField(read_only=True, help_text="Facts by name, which depend on the kind.")
     at = InstantField(read_only=True)
-    resolved_at = InstantField(read_only=True, allow_null=True, help_text="When it was over. Null: it is still so.")
+    resolved_at = InstantField(read_only=True, allow_null=True, help_text="When it was resolved. Null: it is firing.")
 
     class Meta:
         model = AlertEvent

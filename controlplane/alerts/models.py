@@ -29,7 +29,7 @@ class AlertRule(models.Model):
         limit: "policy-slug/limit-name", or "*" for each of them.
         within_seconds: How far a rule looks ahead or back, if its kind does.
         amount: Of money, in millionths, of which a share is spent.
-        cool_down_seconds: For so long after an event there is no other one of the same rule and subject, unless it is
+        cool_down_seconds: Time after an event without another one of the same rule and subject, unless that is
             of a higher threshold.
         evaluated_at: When those states were looked at from which the last events were decided.
     """

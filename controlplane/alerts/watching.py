@@ -82,7 +82,7 @@ def _running_out(near: Near, at: datetime) -> AlertFinding:
     held, count, name = near.held, near.now, f"{_limit_of(near.held)} of {_holder(near.held)}"
     window = window_of(held.rule.limit, at)
     basis = near.forecast.basis if near.forecast else ""
-    text = f"{permits(count.remaining, held.rule.limit.unit)} are left. It is foretold from {basis}."
+    text = f"{permits(count.remaining, held.rule.limit.unit)} are left. The forecast is made from {basis}."
     return AlertFinding(
         _subject(held),
         f"{name} will be used up on {at:%Y-%m-%d %H:%M} UTC",

@@ -1,5 +1,7 @@
 """
-Actions in an emergency. Admin, API and tasks call these functions with an open change.
+Actions in an emergency, such as the kill switch for a token, a project or a value of an attribute.
+
+Admin, API and tasks call these functions with an open change.
 
     with change(actor=actor, reason=reason) as tx:
         suspend(tx, token, ends_at)

@@ -9,7 +9,11 @@ WEEK = timedelta(days=7)
 HISTORY = 4 * WEEK
 # A limit without an end is not foretold further than this.
 FARTHEST = timedelta(days=90)
-HOURS_OF_WEEK, HOURS_OF_DAY, PACE = "the same hours of the last weeks", "the same hours of the last days", "its pace"
+HOURS_OF_WEEK, HOURS_OF_DAY, PACE = (
+    "the same hours of the last weeks",
+    "the same hours of the last days",
+    "the present pace",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,11 +123,11 @@ def runs_out(forecast: Forecast | None, resets_at: Any, *, shadow: bool = False)
     """Return in words when a limit runs out."""
     now = timezone.now()
     if forecast is None:
-        return "not known"
+        return "refills continuously"
     if forecast.at is None:
         return "no, resets first" if resets_at else "no"
     if forecast.at <= now:
-        return badge("nothing left, in shadow", "warn") if shadow else badge("nothing left, denies", "bad")
+        return badge("full, in shadow", "warn") if shadow else badge("full, denying", "bad")
     local = timezone.localtime(forecast.at)
     if forecast.is_vague:
         text = f"about {local:%a %d %b} (± a day)"

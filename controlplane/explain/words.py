@@ -121,8 +121,8 @@ def context(found: Explanation) -> list[str]:
     if found.total:
         allowed, denied = found.total["allowed"], found.total["denied"]
         number = _requests(allowed + denied)
-        sent = f"It sent {number}" if found.case.token_id else f"There were {number} without a token"
-        sentences.append(f"{sent} in the {found.period.name} of this one, {denied:,} {_were(denied)} denied.")
+        sent = f"it sent {number}" if found.case.token_id else f"there were {number} without a token"
+        sentences.append(f"In that {found.period.name} {sent}, and {denied:,} {_were(denied)} denied.")
     if found.glass_then:
         sentences.append(f"The glass was broken then ({found.glass_then.reason}), so no limit denied.")
     if found.period.name in KEPT_LONGER:

@@ -1,1 +1,1 @@
-"""Objects that are managed from files, and how their pages say so."""
+"""Objects that are managed from files (GitOps), and how their pages say so."""

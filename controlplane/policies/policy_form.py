@@ -81,13 +81,13 @@ class PolicyForm(RecordedForm):
     )
     part_tokens = NumbersField(
         required=False,
-        label="Tokens of other parts",
+        label="Tokens per image, audio or file",
         help_text=f"Of parts that are not text, one kind on each line, such as image = 1000. Kinds are "
         f"{', '.join(PARTS)}.",
     )
     on_disconnect = _choice("If the client leaves", DISCONNECTS)
     clamp_at_least = _integer(
-        "Lower caps down to",
+        "Lowest cap when the budget is short",
         "Lower the cap of a request to what its limits have left, but not below this number. If empty, deny it.",
     )
     lost_after = _integer(

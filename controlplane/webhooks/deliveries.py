@@ -2,7 +2,8 @@
 Messages that wait for delivery.
 
 A message is saved in the transaction of what it tells about, and is sent at least once: a worker that is killed while
-it sends leaves the message due again.
+it sends leaves the message due again. A message that failed at every attempt stays
+in its list, as in a dead letter queue, and can be sent again.
 """
 
 import json

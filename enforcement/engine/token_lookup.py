@@ -2,8 +2,8 @@
 Find the plan of a request from its token.
 
 A token that this process has not met yet is looked up in the store. The look-up has a budget and connections of its
-own, and all requests that show the same token meanwhile wait for one look-up. If the token is newer than the documents
-of this process, and needs one that they lack, the look-up waits for it within the same budget.
+own, and all requests that show the same token meanwhile wait for one look-up (single-flight). If the token is newer
+than the documents of this process, and needs one that they lack, the look-up waits for it within the same budget.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.menu import navigation
+from controlplane.adminkit.palette import WORDS
 from controlplane.adminkit.site import change_url, instant
 from controlplane.policies.limit_form import LimitForm
 from controlplane.policies.models import AuditEntry
@@ -343,6 +344,13 @@ def test_the_palette_shows_what_the_user_may_see(client):
     assert [result.title for result in client.get("/admin/search/?s=edge").context["results"]] == ["edges", "edge"]
 
 
+def test_every_word_of_the_palette_opens_a_page_of_the_menu(as_ann):
+    """Also after an entry of the menu has got another title."""
+    for word, title in WORDS.items():
+        results = as_ann.get("/admin/search/", {"s": word}).context["results"]
+        assert f"Open {title}" in [result.title for result in results]
+
+
 @pytest.mark.parametrize(
     ("term", "titles"),
     [
@@ -356,6 +364,12 @@ def test_the_palette_shows_what_the_user_may_see(client):
         ("explain", ["Open Explain a denial"]),
         ("undo", ["Open Revisions"]),
         ("break glass", ["Open Emergency"]),
+        ("2FA", ["Open Second factor"]),
+        ("kill sw", ["Open Emergency"]),
+        ("rbac", ["Open People"]),
+        ("gitops", ["Open Policies"]),
+        ("dead letter", ["Open Destinations"]),
+        ("ki", []),
         ("add", []),
         ("open nothing", []),
     ],

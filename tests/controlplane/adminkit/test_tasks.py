@@ -239,7 +239,7 @@ def revoke_many_tokens(operator: Operator) -> None:
     operator.click(operator.page.locator("#action-toggle"))
     operator.click(operator.page.get_by_role("link", name=re.compile("^Select all 300")))
     operator.page.locator("select[name=action]").select_option("revoke_selected")
-    operator.press("Run the action")
+    operator.press("Apply")
     operator.walker.reads("300 tokens")
     operator.page.get_by_label("Reason").last.fill("a leak")
     operator.click(operator.page.get_by_role("button", name=re.compile("^Revoke")))

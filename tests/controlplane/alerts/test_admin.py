@@ -102,7 +102,7 @@ def test_an_event_says_what_and_whom_it_told(as_ann, store):
 
     page = as_ann.get(reverse("admin:alerts_alertevent_change", args=[event.pk])).content.decode()
 
-    for text in ("ci has reached 80 %", "raised, still so", "quota", "ops", "pending"):
+    for text in ("ci has reached 80 %", "firing", "quota", "ops", "pending"):
         assert text in page
     assert event.title in as_ann.get(reverse("admin:alerts_alertrule_change", args=[rule.pk])).content.decode()
 

@@ -276,7 +276,7 @@ def test_live_counters_say_what_is_in_force(as_ann, api, token, act):
     def kinds():
         page = as_ann.get(f"/admin/projects/token/{token.pk}/counters/").content.decode()
         (counter,) = api("GET", f"counters?token={token.pk}").json()["results"]
-        return "hard, denies" in page, "shadow until" in page, counter["mode"]
+        return ">enforced<" in page, "shadow until" in page, counter["mode"]
 
     assert kinds() == (True, False, "enforce")
     act(break_glass, timezone.now() + timedelta(hours=1))

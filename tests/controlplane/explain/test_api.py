@@ -40,7 +40,7 @@ def test_a_decision_names_the_limit_that_denied(api, denied):
     assert (limit["result"], limit["matches"], limit["quota"], limit["used"]) == ("denied", "yes", 2, 2)
     assert (limit["allowed"], limit["denied"], limit["used_now"], limit["remaining_now"]) == (2, 1, 2, 0)
     assert found["summary"].startswith("kestrel had used up 2 requests per day of free / per-day.")
-    assert "It sent 3 requests in the minute of this one, 1 was denied." in found["summary"]
+    assert "In that minute it sent 3 requests, and 1 was denied." in found["summary"]
     assert (found["passes_now"], found["blocked_by"]) == (False, ["free/per-day"])
     assert "was limited by per-day: 2 requests per day were used up" in found["reply"]
     assert "free" not in found["reply"]

@@ -49,7 +49,7 @@ def test_effective_limits_say_used_left_source_and_kind(busy_token, admin_client
     assert "8 of 10 requests (80 %)" in page
     assert "8 of 80 requests (10 %)" in page
     assert "policy says 100" in page
-    assert "hard, denies" in page
+    assert "enforced" in page
     assert "shadow, counts only" in page
     assert f'href="{change_url(busy_token.policy)}"' in page
 

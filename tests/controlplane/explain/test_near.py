@@ -118,7 +118,7 @@ def test_the_overview_and_the_lists_show_them(issue, use, admin_client):
     filtered = admin_client.get("/admin/projects/token/?near=yes")
 
     assert "5 of 5" in overview
-    assert "nothing left" in overview
+    assert "full, denying" in overview
     assert "per-day 100 %" in tokens
     assert "per-day 5 %" in tokens
     assert [row.pk for row in filtered.context["cl"].result_list] == [token.pk]
@@ -143,7 +143,7 @@ def test_those_with_nothing_left_say_when_it_resets(issue, use, admin_client):
 
     page = admin_client.get("/admin/near-limit/").content.decode()
 
-    assert "nothing left, denies" in page
+    assert "full, denying" in page
     assert re.search(r"resets in \d+ (h|min|s)", page)
 
 
@@ -165,7 +165,7 @@ def test_a_shadow_with_nothing_left_denies_nobody(issue, use, admin_client):
 
     page = admin_client.get("/admin/near-limit/").content.decode()
 
-    assert "nothing left, in shadow" in page
+    assert "full, in shadow" in page
     assert "denies" not in page
     assert re.search(r"resets in [0-9 dhmins]+, [A-Z][a-z]{2} \d\d [A-Z][a-z]{2}, \d\d:\d\d", page)
 

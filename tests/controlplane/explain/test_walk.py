@@ -64,7 +64,7 @@ def test_who_is_near_a_limit_is_found_in_the_browser(walker, issue, start_limite
     walker.open("/admin/near-limit/")
     walker.look("near", elsewhere=True)
     walker.page.get_by_role("link", name="kestrel").first.click()
-    walker.reads("hard, denies")
+    walker.reads("enforced")
     walker.reads("Last 24 hours")
     walker.look("token", elsewhere=True)
     walker.open("/admin/projects/token/?near=yes")
