@@ -76,7 +76,7 @@ class AlertRuleAdmin(NamedDeletion, RecordedAdmin):
     readonly_fields = ["events"]
     add_fieldsets = [
         (None, {"fields": ["name", "project", "kind", "limit", "thresholds", "amount", "within_seconds"]}),
-        ("Who is told", {"fields": ["destinations", "cool_down_seconds", "recovery", "active"]}),
+        ("Who is notified", {"fields": ["destinations", "cool_down_seconds", "recovery", "active"]}),
     ]
     fieldsets = [*add_fieldsets, ("Use", {"fields": ["events"]})]
     project_path = "project_id"
