@@ -77,7 +77,7 @@ def test_what_will_be_used_up_is_told_of_once(recorded):
     used_up_at = datetime.fromisoformat(event.data["used_up_at"])
     assert (event.rule, event.subject, event.state) == (rule, event.subject, "raised")
     assert abs(now + timedelta(hours=8) - used_up_at) < timedelta(minutes=1)
-    assert event.data["text"] == "40 are left. It is foretold from the same hours of the last weeks."
+    assert event.data["text"] == "40 are left. The forecast is made from the same hours of the last weeks."
     OverrideFactory(limit=token.policy.limits.get(), token=token, quota=10_000)
     evaluate(now + timedelta(minutes=5))
 
