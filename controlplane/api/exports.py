@@ -17,8 +17,7 @@ from rest_framework.request import Request
 from controlplane.api.authentication import keeps_access
 from controlplane.api.serializers import QuerySerializer
 from controlplane.api.views import ApiView
-from controlplane.core.files import csv_line, streamed
-from controlplane.usage.report_render import cell
+from controlplane.core.files import cell, csv_line, streamed
 
 CSV, JSON_LINES = "csv", "jsonl"
 TYPES = {CSV: "text/csv", JSON_LINES: "application/jsonl"}

@@ -11,15 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import batched
-from typing import Any
+from typing import Any, Protocol
 
 from django.db import connection, transaction
 from django.db.models import Exists, Min, OuterRef, QuerySet
 
-from controlplane.audit.models import AuditSeal
+from controlplane.audit.models import AuditEntry, AuditSeal
 from controlplane.core.transactions import take_turn
-from controlplane.policies.models import AuditEntry
-from controlplane.publishing.changes import Change
 
 # Goes into each digest, so that a later way to compute it can be told from this one.
 FORMAT = 1
@@ -185,7 +183,15 @@ class Pruned:
         yield from ()
 
 
-def prune(tx: Change, before: datetime) -> int:
+class Recording(Protocol):
+    """The open change in which the audit is pruned."""
+
+    def record(
+        self, action: str, obj: Any, *, before: dict[str, Any] | None, after: dict[str, Any] | None
+    ) -> object: ...
+
+
+def prune(tx: Recording, before: datetime) -> int:
     """
     Delete the sealed entries at the beginning of the chain that are older than *before*, and return their number.
 

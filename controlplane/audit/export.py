@@ -7,10 +7,8 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 from controlplane.audit.chain import FIELDS
-from controlplane.audit.models import AuditSeal
-from controlplane.core.files import csv_line
-from controlplane.policies.models import AuditEntry
-from controlplane.usage.report_render import cell
+from controlplane.audit.models import AuditEntry, AuditSeal
+from controlplane.core.files import cell, csv_line
 
 COLUMNS = ("number", "digest", "id", "at", *FIELDS)
 AT_ONCE = 500

@@ -1,6 +1,6 @@
 """What an audit entry says was done, in words."""
 
-from controlplane.audit.entries import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.fields import Names, Record, until
 from controlplane.changes.words import Line, lines
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from controlplane.audit.entries import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.fields import Record
 from controlplane.changes.words import is_override
 from controlplane.policies.models import Limit, Policy

@@ -5,10 +5,16 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
+from unicodedata import normalize
 
 from django.http import StreamingHttpResponse
 
+from controlplane.core.text import escaped, visible
+
 logger = logging.getLogger(__name__)
+
+# A spreadsheet takes a cell that starts so for a formula, and users choose the names of tokens.
+FORMULA = ("=", "+", "-", "@")
 
 # Whether the reader may still see the rows is asked again after so many lines, and after so long if they are slow.
 CHECKED_LINES = 500
@@ -24,6 +30,18 @@ def csv_line(values: Iterable[object]) -> str:
     text = io.StringIO()
     csv.writer(text).writerow(values)
     return text.getvalue()
+
+
+def cell(value: str | int) -> str | int:
+    """
+    Return the value of a cell, with an apostrophe before a string that a spreadsheet would take for a formula.
+
+    Spreadsheets skip white space and controls at the start, and some of them read a full-width "＝" as "=".
+    """
+    if not isinstance(value, str):
+        return value
+    start = visible(normalize("NFKC", value)).lstrip()
+    return f"'{escaped(value)}" if start.startswith(FORMULA) else escaped(value)
 
 
 def streamed(

@@ -142,6 +142,20 @@ class ManagementKey(Credential):
         self.revoked_at = now
         self.save(update_fields=["revoked_at"])
 
+    def narrow(self) -> str:
+        """Revoke the key if it has no project left, after one of them was deleted, and return the action to audit."""
+        if self.projects.exists():
+            return "managementkey.narrow"
+        self.revoke(timezone.now())
+        return "managementkey.revoke"
+
+    def audited_project(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+        """Return the id of the only project of the key, or an empty string."""
+        # Of a key of several projects, the entries name all of them, also if only one is left.
+        named = {slug for record in (before, after) if record for slug in record["projects"]}
+        projects = [] if self.all_projects or len(named) > 1 else self.projects.all()[:2]
+        return projects[0].pk if len(projects) == 1 else ""
+
     def as_record(self) -> dict[str, Any]:
         fields = {"name": self.name, "prefix": self.prefix, "scopes": self.scopes}
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}

@@ -10,14 +10,15 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 
 # The rows of the audit belong to this app, in which they began.
-from controlplane.audit.entries import AuditEntry as AuditEntry
+from controlplane.audit.models import AuditEntry as AuditEntry
 from controlplane.core.ids import new_id
 from controlplane.core.money import permits
 from controlplane.core.partitions import check_values, values_of, with_values
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.managed.marks import Managed
-from controlplane.projects.models import SLUG_RULE, Project, Token, Versioned, check_is_future, isoformat
+from controlplane.managed.versions import Versioned
+from controlplane.projects.models import SLUG_RULE, Project, Token, check_is_future, isoformat
 from enforcement.model.calendars import CALENDARS
 from enforcement.model.limit_fields import BY_NAME, FIELDS, Field
 from enforcement.model.limits import ALGORITHMS, CONSISTENCIES, MODES, STORE_FAILURES, InvalidLimit
@@ -254,6 +255,9 @@ class Limit(models.Model):
     def as_record(self) -> dict[str, Any]:
         return {"id": self.pk, "policy": self.policy_id, "position": self.position, **self.as_json()}
 
+    def audited_project(self, before: object, after: object) -> str | None:
+        return self.policy.project_id
+
     def touches(self) -> Iterator[tuple[str, str]]:
         yield "policy", self.policy_id
 
@@ -414,6 +418,9 @@ class Override(Managed):
         more |= {"managed_by": self.managed_by} if self.managed_by else {}
         more |= {"partition": self.partition} if self.partition else {}
         return {"id": self.pk, **holder, **fields, "ends_at": isoformat(self.ends_at), **more}
+
+    def audited_project(self, before: object, after: object) -> str | None:
+        return self.project_id or (self.token.project_id if self.token else None)
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()

@@ -12,9 +12,8 @@ from django.db import models
 from django.db.models import Max, Sum
 
 from controlplane.core.upserts import bounded_sum, execute, upserts
-from controlplane.prices.models import BrokenBound, ModelAddend, ModelPrice
+from controlplane.prices.models import BrokenBound, BrokenRow, ModelAddend, ModelPrice
 from controlplane.projects.models import Project
-from controlplane.usage.batches import BrokenRow
 from enforcement.metering.broken import BEYOND, MAX_PAIRS
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS
 from enforcement.metering.refusals import OTHER

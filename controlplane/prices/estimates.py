@@ -19,7 +19,7 @@ from django.db.models.functions import Cast
 from controlplane.changes.words import in_a_terminal
 from controlplane.prices.fitting import Matrix, solve
 from controlplane.prices.models import GROUP, TOOL, LearnedEstimate
-from controlplane.usage.models import EstimateSample
+from controlplane.prices.samples import EstimateSample
 from controlplane.usage.periods import start_of
 from enforcement.metering.price_documents import MAX_GROUP_LENGTH, MAX_LEARNED, MAX_NUMBER_LEARNED, MAX_TOOL_TOKENS
 from enforcement.metering.samples import MAX_SUM, MAX_TIMES, SAMPLE_COUNTS, SUMS

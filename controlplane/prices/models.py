@@ -2,7 +2,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -281,6 +281,23 @@ class ModelAddend(models.Model):
     def dependents(self) -> Iterator[models.Model]:
         """Yield nothing, because no row depends on an addend."""
         yield from ()
+
+
+class BrokenRow(NamedTuple):
+    """
+    Requests that used more than a bound had reserved, see ``BROKEN_NAMES`` of the library.
+
+    ``is_for_all`` says whether whoever has written it may change what holds for all projects.
+    """
+
+    at: datetime
+    project_id: str
+    model: str
+    format: str
+    pattern: str
+    requests: int
+    added: int
+    is_for_all: bool
 
 
 class BrokenBound(models.Model):

@@ -12,7 +12,6 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from controlplane.policies.models import Override
 from controlplane.projects.models import Token
 from controlplane.publishing.changes import AT_ONCE, Change
 
@@ -82,7 +81,8 @@ def delete_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
     count = 0
     for some in batched(locked_tokens(tokens), AT_ONCE):
         tx.record_deleted(some)
-        tx.record_deleted(Override.objects.filter(token__in=some).select_related("limit__policy", "token"))
+        overrides = some[0].overrides.model.objects.filter(token__in=some)
+        tx.record_deleted(overrides.select_related("limit__policy", "token"))
         Token.objects.filter(pk__in=[token.pk for token in some]).delete()
         count += len(some)
     return count

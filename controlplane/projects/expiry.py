@@ -2,7 +2,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Token
 from controlplane.publishing.changes import Actor, change
 

@@ -14,7 +14,7 @@ from controlplane.core.ids import new_id
 from controlplane.core.instants import LATEST
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from controlplane.lists.token_indexes import TOKEN_INDEXES
-from controlplane.managed.marks import Managed
+from controlplane.managed.versions import Versioned
 from controlplane.projects.zones import check_time_zone
 from enforcement.model import matching, tokens
 from enforcement.model.limits import DAY_SECONDS
@@ -42,20 +42,6 @@ def check_is_future(field: str, instant: datetime | None) -> None:
     if instant is not None and instant >= LATEST:
         message = f"Must be before the year {LATEST.year}, got {instant.isoformat()}."
         raise ValidationError({field: ValidationError(message, code="range")})
-
-
-class Versioned(Managed):
-    """A row that counts its changes. Only change() increases the number."""
-
-    version = models.PositiveIntegerField(default=1, editable=False)
-
-    class Meta:
-        abstract = True
-
-    def advance(self) -> None:
-        # Added in SQL, because two changes at the same time must not get the same version.
-        type(self).objects.filter(pk=self.pk).update(version=models.F("version") + 1)
-        self.refresh_from_db(fields=["version"])
 
 
 class Project(Versioned):
@@ -136,6 +122,14 @@ class Project(Versioned):
         yield "project", self.pk
         if self.has_intake:
             yield "intakes", ""
+
+    def audited_project(self, before: object, after: object) -> str:
+        """Return the id of the project whose members may read the audit of this row."""
+        return self.pk
+
+    def narrowed(self) -> Iterator[models.Model]:
+        """Yield the management keys that stay and lose this project, locked. Each has ``narrow()`` for that."""
+        yield from self.managementkey_set.model.objects.narrowed_with(self)
 
     def dependents(self) -> Iterator[models.Model]:
         """Yield all rows with a record of their own that are deleted with this project."""

@@ -9,4 +9,10 @@ class PublishingConfig(AppConfig):
 
     def ready(self) -> None:
         from controlplane import checks  # noqa: F401  (registers them)
-        from controlplane.publishing import installation  # noqa: F401
+        from controlplane.publishing import (
+            changes,
+            installation,  # noqa: F401  (registers a signal)
+            publisher,
+        )
+
+        changes.publish_after_commit(publisher.publish_change)

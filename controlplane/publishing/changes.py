@@ -4,7 +4,7 @@ The only way to change what enforcers know.
 The rows, the audit and the outbox are written in one transaction, and are published after the commit.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import batched, groupby
@@ -12,20 +12,25 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
-from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
-from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Limit, Override
-from controlplane.projects.models import Project, Versioned
-from controlplane.publishing import publisher
-from controlplane.publishing.models import OutboxEntry
+from controlplane.managed.versions import Versioned
+from controlplane.publishing.outbox import OutboxEntry
 
 # Rows that one statement writes.
 AT_ONCE = 1000
 
 Record = dict[str, Any] | None
+Publish = Callable[[str], int | None]
+
+_publish: list[Publish] = []
+
+
+def publish_after_commit(publish: Publish) -> None:
+    """Let *publish* publish each change, by its id, and return the revision, or None if the store is unavailable."""
+    _publish[:] = [publish]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
         PRINTABLE(reason)
     except ValidationError as exc:
         raise ValidationError({"reason": exc}) from exc
+    if not _publish:
+        raise RuntimeError("Nothing publishes changes, because the app of publishing is not installed.")
     tx = Change(actor, reason)
     with transaction.atomic():
         yield tx
@@ -118,26 +125,17 @@ class Change:
         """
         Delete *obj* and the rows that depend on it, and write the audit entry of each and the outbox entries.
 
-        A management key that is limited to the deleted project is recorded too, and is revoked if it has no other.
+        So are the rows that stay and lose something, such as a management key that is limited to the deleted project.
 
         Raises:
             RestrictedError: A project or token still uses this policy.
         """
-        limited = ManagementKey.objects.narrowed_with(obj) if isinstance(obj, Project) else ()
-        narrowed = [(key, key.as_record()) for key in limited]
+        narrowed = [(row, row.as_record()) for row in (obj.narrowed() if hasattr(obj, "narrowed") else ())]
         self.record(f"{obj._meta.model_name}.delete", obj, before=obj.as_record(), after=None)
         self.record_deleted(obj.dependents())
         obj.delete()
-        for key, before in narrowed:
-            self._narrowed(key, before)
-
-    def _narrowed(self, key: ManagementKey, before: dict[str, Any]) -> None:
-        """Record that a project of a limited key was deleted, and revoke a key that has no project left."""
-        left = key.projects.exists()
-        if not left:
-            key.revoke(timezone.now())
-        action = "managementkey.narrow" if left else "managementkey.revoke"
-        self.record(action, key, before=before, after=key.as_record())
+        for row, before in narrowed:
+            self.record(row.narrow(), row, before=before, after=row.as_record())
 
     def record(self, action: str, obj: models.Model, *, before: Record, after: Record) -> None:
         """
@@ -179,8 +177,8 @@ class Change:
     def publish(self) -> None:
         """Publish the committed change if the store responds in time, and set the revision that contains it."""
         if self._touched:
-            publisher.publish_promptly()
-            self.revision = publisher.revision_of(self.id)
+            (publish,) = _publish
+            self.revision = publish(self.id)
 
     def _entry(self, action: str, obj: models.Model, before: Record, after: Record) -> AuditEntry:
         return AuditEntry(
@@ -218,17 +216,10 @@ class Change:
 
 def _project_of(obj: models.Model, before: Record, after: Record) -> str:
     """Return the id of the project whose members may read the audit of *obj*, or an empty string if only operators."""
-    if isinstance(obj, Project):
-        return obj.pk
-    if isinstance(obj, ManagementKey):
-        # The entries of a key of several projects name all of them, also if only one is left.
-        named = {slug for record in (before, after) if record for slug in record["projects"]}
-        projects = [] if obj.all_projects or len(named) > 1 else obj.projects.all()[:2]
-        return projects[0].pk if len(projects) == 1 else ""
-    holder = getattr(obj, "token", None) or getattr(obj, "policy", None) if isinstance(obj, Limit | Override) else None
+    if hasattr(obj, "audited_project"):
+        return obj.audited_project(before, after) or ""
     # A value that is suspended in one project only has an owner.
-    owner = getattr(obj, "project_id", None) or getattr(holder, "project_id", None) or getattr(obj, "owner_id", None)
-    return owner or ""
+    return getattr(obj, "project_id", None) or getattr(obj, "owner_id", None) or ""
 
 
 def _limit_names(record: dict[str, Any]) -> list[str]:

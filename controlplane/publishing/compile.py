@@ -6,7 +6,7 @@ A document always describes the present state, so the order and the repetition o
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import batched
@@ -18,6 +18,7 @@ from controlplane.core.instants import microseconds
 from controlplane.emergency.document import emergency_document
 from controlplane.emergency.models import suspension_of
 from controlplane.policies.models import Override, Policy
+from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
 from enforcement.metering.price_documents import parse_prices
@@ -40,18 +41,9 @@ _OF_A_TOKEN = (
 )
 
 Document = dict[str, Any]
-PriceDocument = Callable[[int], Document | None]
 
 # The pages that read the limits of hundreds of callers meet the same policies each time.
 _parse = lru_cache(maxsize=1024)(parse_policy)
-
-# Prices publish their own changes, so their room is above this one. It says here how its document is made.
-_price_documents: list[PriceDocument] = []
-
-
-def take_prices_from(document: PriceDocument) -> None:
-    """Take the document of prices from this function of a revision, which returns None if there are no prices."""
-    _price_documents[:] = [document]
 
 
 def documents(wanted: Iterable[tuple[str, str]]) -> dict[str, Document | None]:
@@ -90,8 +82,7 @@ def prices(revision: int) -> tuple[Document | None, ...]:
 
     The tuple is empty if another program has written a price that enforcers refuse. The last valid ones then stay.
     """
-    (document_of,) = _price_documents  # without one, nobody could tell "no prices" from a room that is missing
-    document = document_of(revision)
+    document = ModelPrice.objects.as_document(revision)
     if document is None:
         return (None,)
     try:

@@ -16,12 +16,12 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
 from controlplane.core.transactions import snapshot
 from controlplane.fleet import heartbeats
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
 from controlplane.publishing import compile, installation, rebuild
 from controlplane.publishing.basis import Basis, last_state, save_revision
@@ -47,6 +47,12 @@ TOKENS_IN_A_REQUEST = 1000
 
 class Postponed(RuntimeError):
     """Raised if nothing can be published now. The outbox keeps the pending changes."""
+
+
+def publish_change(change: str) -> int | None:
+    """Publish what is pending if the store responds in time, and return the revision with a change, by its id."""
+    publish_promptly()
+    return revision_of(change)
 
 
 def publish_promptly() -> None:

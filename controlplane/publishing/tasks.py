@@ -10,7 +10,8 @@ from datetime import timedelta
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.publishing import kept, publisher, shared_keys
+from controlplane.fleet import heartbeats
+from controlplane.publishing import acknowledgements, kept, publisher, shared_keys
 from controlplane.publishing import reconcile as reconciler
 from controlplane.publishing.models import OutboxEntry, Work
 from enforcement.store.client import STORE_ERRORS, reported
@@ -67,3 +68,19 @@ def prune_outbox() -> int:
 def prune_documents() -> int:
     """Delete the documents that were replaced so long ago that they are no longer kept, and return their number."""
     return kept.prune(timezone.now())
+
+
+@shared_task(name="controlplane.fleet.tasks.collect_heartbeats")
+def collect_heartbeats() -> int:
+    """
+    Save the heartbeats of all instances and which revisions they run, and return the number of live instances, or 0 if
+    the store is unavailable.
+    """
+    now = timezone.now()
+    try:
+        count = heartbeats.collect(now)
+    except STORE_ERRORS as exc:
+        logger.warning("The heartbeats could not be read: %s", reported(exc))
+        return 0
+    acknowledgements.note(now)
+    return count

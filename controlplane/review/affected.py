@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import batched
 from typing import TYPE_CHECKING
 
-from controlplane.core.files import csv_line
+from controlplane.core.files import cell, csv_line
 from controlplane.preview.kinds import ANONYMOUS, PROJECT, TOKEN, Caller
 from controlplane.projects.models import Project, Token
-from controlplane.usage.report_render import cell
 from enforcement.model.limits import Limit
 
 if TYPE_CHECKING:  # numpy, which only a preview needs

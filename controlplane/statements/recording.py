@@ -12,7 +12,7 @@ from operator import attrgetter
 from controlplane.core.upserts import Statement, Sums, execute, summed, upserts
 from controlplane.projects.models import Project
 from controlplane.projects.zones import month_of, next_month, start_of_month
-from controlplane.statements.models import MonthMetered, MonthRow
+from controlplane.statements.months import MonthMetered, MonthRow
 from controlplane.usage.batches import SettledRow
 
 # Usage of an instance that was cut off arrives when it is back. After this time, a month changes by corrections only.

@@ -20,14 +20,13 @@ from controlplane.adminkit.filters import InstantRangeFilter, LabelFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, instant, link_to, long_name
 from controlplane.adminkit.times import stacked
 from controlplane.core.csp import HEADER
-from controlplane.core.files import csv_line, streamed
+from controlplane.core.files import cell, csv_line, streamed
 from controlplane.core.money import exact, permits
 from controlplane.core.optional import USAGE
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
 from controlplane.usage.periods import PERIODS
-from controlplane.usage.report_render import cell
 from enforcement.metering.tally import COUNT_NAMES
 
 # A report is a page without scripts, which contains its style.

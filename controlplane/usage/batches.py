@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from operator import le
 from typing import Any, NamedTuple, Self, TypeVar
 
-from controlplane.usage.models import DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
+from controlplane.prices.models import BrokenRow
 from controlplane.usage.periods import KEPT
 from enforcement.metering.broken import BROKEN_NAMES
-from enforcement.metering.samples import SAMPLE_COUNTS, SUMS
+from enforcement.metering.samples import MAX_TOOL_LENGTH, SAMPLE_COUNTS, SUMS
 from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH, MeteredCounts
 from enforcement.model import strict_json
 from enforcement.model.instants import DAY_SECONDS, MINUTE_SECONDS
@@ -38,6 +38,17 @@ METERED_NAMES = ("project_id", "token_id", "model", "settled_as")
 # The number of counts that only enforcers of a development version send, and nobody needs any more.
 FORMER_COUNTS = 3
 MAX_FORMAT_LENGTH = 32
+# The most characters of each string, as the tables have them.
+WIDTHS = {
+    **dict.fromkeys(("project_id", "token_id", "policy_id"), 40),
+    **dict.fromkeys(("limit_name", "unit"), 64),
+    **dict.fromkeys(("batch_id", "decision"), 200),
+    **dict.fromkeys(("reason", "interface"), 32),
+    "instance": 128,
+    "settled_as": 16,
+    "model": MAX_MODEL_LENGTH,
+    "tool": MAX_TOOL_LENGTH,
+}
 # The fields of a batch with rows that are counted.
 KINDS = ("rows", "metered", "broken", "samples")
 SAMPLE_NAMES = ("project_id", "token_id", "model", "interface", "tool")
@@ -91,23 +102,6 @@ class SettledRow:
         return *self.names, self.approximate, self.price_revision
 
 
-class BrokenRow(NamedTuple):
-    """
-    Requests that used more than a bound had reserved, see ``BROKEN_NAMES`` of the library.
-
-    ``is_for_all`` says whether whoever has written it may change what holds for all projects.
-    """
-
-    at: datetime
-    project_id: str
-    model: str
-    format: str
-    pattern: str
-    requests: int
-    added: int
-    is_for_all: bool
-
-
 class SampleRow(NamedTuple):
     """
     The sums over requests of one token to one model, with one tool of the provider or with none, on one day.
@@ -157,10 +151,10 @@ class StreamBatch:
         Raises:
             InvalidBatch: The entry has no id, or only rows with a field that no enforcer would send.
         """
-        batch_id = _text(fields.get("id"), "id", _width(UsageBatch, "batch_id"))
+        batch_id = _text(fields.get("id"), "id", WIDTHS["batch_id"])
         if project:
-            batch_id = _text(id_in_intake(batch_id, project), "id", _width(UsageBatch, "batch_id"))
-        instance = _text(fields.get("instance", ""), "instance", _width(UsageBatch, "instance"), may_be_empty=True)
+            batch_id = _text(id_in_intake(batch_id, project), "id", WIDTHS["batch_id"])
+        instance = _text(fields.get("instance", ""), "instance", WIDTHS["instance"], may_be_empty=True)
         minutes, refused = _Minutes(now, project), list[Refused]()
 
         def valid(name: str, read: Callable[[int, Any, _Minutes], R], usual: str | None = "[]") -> dict[int, R]:
@@ -234,14 +228,28 @@ MAX_NAME, MAX_VALUE = 64, 80
 DENIAL_TEXTS = ("reason", "project_id", "token_id", "policy_id", "limit_name")
 
 
-def parse_denials(fields: Mapping[str, str], now: datetime, *, project: str = "") -> list[DeniedRequest]:
+class Denial(NamedTuple):
+    """A sampled denial. The fields are those of ``DeniedRequest``."""
+
+    decision: str
+    at: datetime
+    instance: str
+    reason: str
+    project_id: str
+    token_id: str
+    policy_id: str
+    limit_name: str
+    attributes: dict[str, str]
+
+
+def parse_denials(fields: Mapping[str, str], now: datetime, *, project: str = "") -> list[Denial]:
     """
-    Return sampled denials as unsaved rows, from an entry of their stream, or of the intake of a project.
+    Return sampled denials, from an entry of their stream, or of the intake of a project.
 
     Raises:
         InvalidBatch: A row has a field that no enforcer would send, or is of another project than the intake.
     """
-    instance = _text(fields.get("instance", ""), "instance", _width(DeniedRequest, "instance"), may_be_empty=True)
+    instance = _text(fields.get("instance", ""), "instance", WIDTHS["instance"], may_be_empty=True)
     rows = _load(fields.get("denials" if project else "rows"), "rows")
     if len(rows) > MAX_DENIALS:
         raise InvalidBatch(f"rows: must be a list of at most {MAX_DENIALS} rows.")
@@ -251,7 +259,7 @@ def parse_denials(fields: Mapping[str, str], now: datetime, *, project: str = ""
     return denials
 
 
-def _denial(number: int, row: Any, instance: str, now: datetime) -> DeniedRequest:
+def _denial(number: int, row: Any, instance: str, now: datetime) -> Denial:
     where = f"rows[{number}]"
     if not isinstance(row, list) or len(row) != 3 + len(DENIAL_TEXTS):
         raise InvalidBatch(f"{where}: must be a list of {3 + len(DENIAL_TEXTS)} fields.")
@@ -265,11 +273,11 @@ def _denial(number: int, row: Any, instance: str, now: datetime) -> DeniedReques
         _text(name, f"{where}.attributes", MAX_NAME)
         _text(value, f"{where}.attributes[{name!r}]", MAX_VALUE, may_be_empty=True)
     named = {
-        name: _text(value, f"{where}.{name}", _width(DeniedRequest, name), may_be_empty=name != "reason")
+        name: _text(value, f"{where}.{name}", WIDTHS[name], may_be_empty=name != "reason")
         for name, value in zip(DENIAL_TEXTS, texts, strict=True)
     }
-    return DeniedRequest(
-        decision=_text(decision, f"{where}.decision", _width(DeniedRequest, "decision")),
+    return Denial(
+        decision=_text(decision, f"{where}.decision", WIDTHS["decision"]),
         at=datetime.fromtimestamp(at_ms / 1000, UTC),
         instance=instance,
         attributes=attributes,
@@ -303,7 +311,7 @@ def _settled(number: int, row: Any, minutes: "_Minutes") -> SettledRow:
     return SettledRow(
         minutes.read(minute, where),
         tuple(
-            _text(value, f"{where}.{name}", _width(MeteredRow, name), may_be_empty=name in MAY_BE_EMPTY)
+            _text(value, f"{where}.{name}", WIDTHS[name], may_be_empty=name in MAY_BE_EMPTY)
             for name, value in zip(METERED_NAMES, texts, strict=True)
         ),
         bool(approximate),
@@ -322,7 +330,7 @@ def _sample(number: int, row: Any, minutes: "_Minutes") -> SampleRow:
     return SampleRow(
         minutes.read(minute, where),
         tuple(
-            _text(value, f"{where}.{name}", _width(EstimateSample, name), may_be_empty=name in MAY_BE_EMPTY)
+            _text(value, f"{where}.{name}", WIDTHS[name], may_be_empty=name in MAY_BE_EMPTY)
             for name, value in zip(SAMPLE_NAMES, texts, strict=True)
         ),
         tuple(_count(value, f"{where}.{name}", 0) for name, value in zip(SAMPLE_NUMBERS, numbers, strict=True)),
@@ -337,7 +345,7 @@ def _broken(number: int, row: Any, minutes: "_Minutes") -> BrokenRow:
     _own(project, minutes.project, where)
     return BrokenRow(
         minutes.read(minute, where),
-        _text(project, f"{where}.project", _width(MeteredRow, "project_id")),
+        _text(project, f"{where}.project", WIDTHS["project_id"]),
         _text(model, f"{where}.model", MAX_MODEL_LENGTH, may_be_empty=True),
         _text(form, f"{where}.format", MAX_FORMAT_LENGTH),
         _text(pattern, f"{where}.pattern", MAX_PATTERN_LENGTH, may_be_empty=True),
@@ -441,8 +449,4 @@ def _count(value: Any, where: str, least: int) -> int:
     return value
 
 
-def _width(model: type, field: str) -> int:
-    return model._meta.get_field(field).max_length
-
-
-_WIDTHS = tuple(_width(UsageRow, name) for name in NAMES)
+_WIDTHS = tuple(WIDTHS[name] for name in NAMES)

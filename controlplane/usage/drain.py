@@ -220,7 +220,8 @@ def _save_denials(entry: str, fields: dict[str, str], now: datetime, project: st
             is_foreign = foreign_to([(row.project_id, row.token_id, row.policy_id) for row in rows], project)
             rows = [row for row in rows if not is_foreign((row.project_id, row.token_id, row.policy_id))]
         with bounded():
-            DeniedRequest.objects.bulk_create(rows, ignore_conflicts=True)
+            new = [DeniedRequest(**row._asdict()) for row in rows]
+            DeniedRequest.objects.bulk_create(new, ignore_conflicts=True)
             if project and rows:
                 _forget_older(project)
     except (InvalidBatch, DataError) as exc:

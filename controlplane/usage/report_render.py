@@ -3,16 +3,13 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from unicodedata import normalize
 
 from django.template.loader import render_to_string
 
-from controlplane.core.text import escaped, visible
+from controlplane.core.files import cell
 from controlplane.usage.report import ModelLine, Report, ReportLine
 
 CSV_COLUMNS = ("project", "token", "token_id", "limit", "unit", "allowed", "denied", "would_deny", "cost")
-# A spreadsheet takes a cell that starts so for a formula, and users choose the names of tokens.
-FORMULA = ("=", "+", "-", "@")
 MOST_TOKENS_SHOWN = 200
 
 
@@ -78,15 +75,3 @@ def _table(title: str, name: str, lines: Sequence[ReportLine]) -> Iterator[str]:
     yield f"{title:<{width}}  {'allowed':>12}  {'denied':>12}  {'would deny':>12}"
     for label, line in zip(labels, lines, strict=True):
         yield f"{label:<{width}}  {line.allowed:>12,}  {line.denied:>12,}  {line.would_deny:>12,}"
-
-
-def cell(value: str | int) -> str | int:
-    """
-    Return the value of a cell, with an apostrophe before a string that a spreadsheet would take for a formula.
-
-    Spreadsheets skip white space and controls at the start, and some of them read a full-width "＝" as "=".
-    """
-    if not isinstance(value, str):
-        return value
-    start = visible(normalize("NFKC", value)).lstrip()
-    return f"'{escaped(value)}" if start.startswith(FORMULA) else escaped(value)

@@ -14,7 +14,6 @@ from kombu.exceptions import OperationalError
 from controlplane.core.instants import no_later_than_the_database
 from controlplane.prices.actions import raise_addends
 from controlplane.usage import checkpoints, rollup
-from controlplane.usage import daily_reports as reports
 from controlplane.usage import drain as drainer
 from enforcement.store.client import STORE_ERRORS, reported
 
@@ -65,9 +64,3 @@ def prune() -> int:
     """Delete the usage rows, batch ids and checkpoints that are no longer kept, and return their number."""
     now = no_later_than_the_database(timezone.now())
     return rollup.prune(now) + checkpoints.prune(now)
-
-
-@shared_task(name="controlplane.usage.tasks.daily_reports")
-def daily_reports() -> list[str]:
-    """Write the reports that are missing or that late usage has changed, and return their days as ISO dates."""
-    return [day.isoformat() for day in reports.write_missing(timezone.now())]

@@ -19,7 +19,6 @@ from controlplane.core import store
 from controlplane.emergency.actions import suspend_value
 from controlplane.fleet.heartbeats import live_instances
 from controlplane.fleet.models import Instance
-from controlplane.fleet.tasks import collect_heartbeats
 from controlplane.jobs import running
 from controlplane.keys.actions import issue_management_key
 from controlplane.policies.actions import replace_limits, save_override, set_global_policy
@@ -30,6 +29,7 @@ from controlplane.projects.actions import issue_token, rotate_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, Revision
+from controlplane.publishing.tasks import collect_heartbeats
 from controlplane.reservations.models import LOST, Reservation
 from controlplane.statements.models import MonthRow
 from controlplane.usage import daily_reports, rollup

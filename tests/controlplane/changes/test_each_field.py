@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.audit.entries import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.differences import differences
 from controlplane.changes.effects import changes_of
 from controlplane.changes.entries import details, lines_of

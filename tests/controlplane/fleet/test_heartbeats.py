@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controlplane.fleet import heartbeats, tasks
+from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
+from controlplane.publishing import tasks
 from enforcement.store.client import STORE_ERRORS
 from tests.factories import InstanceFactory, LimitFactory, MembershipFactory, PolicyFactory
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.audit.entries import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.keys.models import ManagementKey
 from tests.factories import ManagementKeyFactory
 

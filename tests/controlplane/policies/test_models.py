@@ -4,7 +4,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
-from controlplane.audit.entries import AppendOnly
+from controlplane.audit.models import AppendOnly
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy, column_of, columns_of
 from controlplane.publishing import compile
 from enforcement.model.documents import parse_policy

@@ -9,7 +9,7 @@ from django.db.models import RestrictedError
 
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.publishing import publisher
+from controlplane.publishing import changes, publisher
 from controlplane.publishing.changes import Actor, Change, change
 from controlplane.publishing.models import OutboxEntry, Revision
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
@@ -235,3 +235,13 @@ def test_a_deleted_policy_takes_its_limits_and_overrides_along(actor, store, doc
     assert (Limit.objects.count(), Override.objects.count()) == (0, 0)
     assert document(f"policy:{override.limit.policy_id}") is None
     assert token_document(override.token.digest)["overrides"] == []
+
+
+def test_a_change_that_nobody_would_publish_is_not_made(monkeypatch):
+    """It would otherwise wait for the next reconciliation, and nobody would notice."""
+    monkeypatch.setattr(changes, "_publish", [])
+
+    with pytest.raises(RuntimeError, match="not installed"), change(actor=Actor("test", "command")):
+        ProjectFactory()
+
+    assert not Project.objects.exists()

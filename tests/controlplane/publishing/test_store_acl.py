@@ -17,7 +17,7 @@ from django.db import connection
 from django.utils import timezone
 
 from controlplane import checks
-from controlplane.audit.entries import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.publishing import rebuild

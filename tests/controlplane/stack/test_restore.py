@@ -70,10 +70,9 @@ with change(actor=Actor("ann", "command")) as tx:
 # What a worker does every few seconds.
 WORK = """
 from django.utils import timezone
-from controlplane.fleet import tasks as fleet
 from controlplane.publishing import tasks as publishing
 from controlplane.usage import tasks as usage
-publishing.reconcile_fully(); fleet.collect_heartbeats(); usage.drain(); usage.checkpoint()
+publishing.reconcile_fully(); publishing.collect_heartbeats(); usage.drain(); usage.checkpoint()
 """
 SEAL = """
 from datetime import timedelta

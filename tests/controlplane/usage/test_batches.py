@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from controlplane.usage.batches import InvalidBatch, Row, StreamBatch
+from controlplane.usage.batches import WIDTHS, InvalidBatch, Row, StreamBatch
+from controlplane.usage.models import DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
 from enforcement.metering.opening import open_request
 from enforcement.metering.prices import NO_PRICES
 from enforcement.metering.request import read_request
@@ -120,3 +121,15 @@ def test_missing_fields_are_refused():
     """An entry of somebody else is no batch."""
     with pytest.raises(InvalidBatch):
         StreamBatch.parse("1-0", {"hello": "world"}, NOON)
+
+
+def test_strings_may_be_as_long_as_the_columns():
+    """A longer one would be refused by PostgreSQL, with the whole batch."""
+    columns = {
+        field.name: field.max_length
+        for model in (UsageBatch, UsageRow, MeteredRow, EstimateSample, DeniedRequest)
+        for field in model._meta.fields
+        if field.name in WIDTHS
+    }
+
+    assert columns == WIDTHS

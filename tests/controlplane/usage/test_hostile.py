@@ -14,7 +14,6 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.alerts import tasks as alerts
-from controlplane.fleet import tasks as fleet
 from controlplane.fleet.models import Instance
 from controlplane.preview import tasks as preview
 from controlplane.publishing import shared_keys
@@ -34,7 +33,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 KEYS = Keys()
 TASKS = (
-    *(usage.drain, fleet.collect_heartbeats, publishing.reconcile, usage.checkpoint, preview.fold),
+    *(usage.drain, publishing.collect_heartbeats, publishing.reconcile, usage.checkpoint, preview.fold),
     *(reservations.record_lost, reservations.settle_overdue, alerts.evaluate),
 )
 PASSWORD = "a-password-of-24-letters"

@@ -7,8 +7,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from controlplane.core.files import cell
 from controlplane.core.text import escaped, unprintable
-from controlplane.usage import daily_reports, report, report_render, tasks
+from controlplane.statements import tasks
+from controlplane.usage import daily_reports, report, report_render
 from controlplane.usage.models import DailyReport
 from tests.controlplane.usage.conftest import NOON
 from tests.factories import InstanceFactory, LimitFactory, PolicyFactory, ProjectFactory, TokenFactory, UsageRowFactory
@@ -141,7 +143,7 @@ def test_an_old_name_controls_no_terminal(name, shown, form, capsys):
 @pytest.mark.parametrize("value", ["\n=cmd|calc", "\r\n+1", "\x1b=1+1", "\u200b＝1", "\n \t@A1"])
 def test_a_cell_is_judged_by_what_a_spreadsheet_sees(value):
     """Line breaks, controls and invisible characters before a formula are skipped."""
-    assert report_render.cell(value) == f"'{escaped(value)}"
+    assert cell(value) == f"'{escaped(value)}"
 
 
 def test_html_escapes_names():
