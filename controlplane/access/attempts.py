@@ -14,7 +14,7 @@ from unfold.decorators import display
 from controlplane.access.known_browsers import is_of_a_browser
 from controlplane.access.lockout import states_of
 from controlplane.adminkit.site import RecordedAdmin, badge, instant
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 
 for model in (AccessAttempt, AccessLog, AccessFailureLog):
     admin.site.unregister(model)
@@ -99,6 +99,6 @@ class AccessAttemptAdmin(RecordedAdmin):
     def recorded(self, obj: AccessAttempt) -> Failures:
         return Failures(obj)
 
-    def _publication(self, tx: Change) -> str:
+    def _publication(self, tx: OpenChange) -> str:
         """Return an empty string, because enforcers do not know log-ins."""
         return ""

@@ -16,7 +16,7 @@ from controlplane.access.roles import OWNER, ROLES, WORDS
 from controlplane.adminkit.filters import RowFilter
 from controlplane.adminkit.forms import RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, badge, instant, link_to, list_url
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 
 
 class MembershipForm(RecordedForm):
@@ -102,6 +102,6 @@ class MembershipAdmin(RecordedAdmin):
 
     response_post_save_change = response_post_save_add
 
-    def _publication(self, tx: Change) -> str:
+    def _publication(self, tx: OpenChange) -> str:
         """Return an empty string, because enforcers do not know memberships."""
         return ""

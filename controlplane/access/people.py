@@ -28,7 +28,7 @@ from controlplane.access.scope import is_member, is_operator, projects_of
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog, RecordedForm
 from controlplane.adminkit.site import RecordedAdmin, badge, change_url, done, instant, link_to, links
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 
 # The pages of authenticators would show their keys.
 for model in (User, Group, TOTPDevice, StaticDevice):
@@ -245,6 +245,6 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
     def recorded(self, obj: User) -> Recorded:
         return Recorded(obj)
 
-    def _publication(self, tx: Change) -> str:
+    def _publication(self, tx: OpenChange) -> str:
         """Return an empty string, because enforcers do not know users."""
         return ""

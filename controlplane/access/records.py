@@ -8,7 +8,7 @@ from django.contrib.auth.models import Group, User
 from controlplane.access import second_factor
 from controlplane.access.models import Membership
 from controlplane.access.roles import OPERATORS
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 
 
 class Recorded:
@@ -54,7 +54,7 @@ def set_operator(user: User, operator: bool) -> None:
         user.groups.remove(group)
 
 
-def reset_second_factor(tx: Change, user: User) -> bool:
+def reset_second_factor(tx: OpenChange, user: User) -> bool:
     """Remove the second factor of a user with an audit entry, and return whether there was one."""
     record = Recorded(user)
     before = record.as_record()

@@ -30,7 +30,7 @@ from controlplane.core.requests import request_id
 from controlplane.core.text import unprintable
 from controlplane.core.transactions import is_deadlock, snapshot
 from controlplane.lists.paging import PagedList
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 from controlplane.publishing.models import OutboxEntry
 
 admin.site.index_title = "Overview"
@@ -173,7 +173,7 @@ class ChangingAdmin(ModelAdmin):
     """The base class of pages whose actions change rows inside one change(), with audit and publication."""
 
     @contextmanager
-    def changing(self, request: HttpRequest, reason: str = "") -> Iterator[Change]:
+    def changing(self, request: HttpRequest, reason: str = "") -> Iterator[OpenChange]:
         """Run the block as one change, yield that change, and then show a message that says whether it is published."""
         request.held_messages = []
         if found := unprintable(reason):
@@ -186,7 +186,7 @@ class ChangingAdmin(ModelAdmin):
             sentences = filter(None, [*held, self._publication(tx)])
             messages.success(request, format_html_join(" ", "{}", ((sentence,) for sentence in sentences)))
 
-    def _publication(self, tx: Change) -> str:
+    def _publication(self, tx: OpenChange) -> str:
         if tx.is_empty:
             return ""
         if tx.revision is not None:
@@ -304,7 +304,7 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
         self.save_row(request.change, obj, form)
         self.check_saved(request, obj, change)
 
-    def save_row(self, tx: Change, obj: models.Model, form: RecordedForm) -> None:
+    def save_row(self, tx: OpenChange, obj: models.Model, form: RecordedForm) -> None:
         """
         Save the row, without an audit entry. A page whose action saves and records the row overrides this method and
         record().
@@ -315,7 +315,7 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
         super().save_related(request, form, formsets, change)
         self.record(request.change, form.instance, request.before)
 
-    def record(self, tx: Change, obj: models.Model, before: dict[str, Any] | None) -> None:
+    def record(self, tx: OpenChange, obj: models.Model, before: dict[str, Any] | None) -> None:
         """
         Write the audit entry of a new row, or of a saved row that differs from *before*. *before* is its earlier
         record, None for a new row.

@@ -31,7 +31,7 @@ from controlplane.api.writes.waiting import HEADER, USUAL_SECONDS, acknowledgeme
 from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.core.transactions import snapshot, take_turn
 from controlplane.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.publisher import last_revision, revision_of
 
@@ -77,7 +77,7 @@ class ApiView(ThrottledView, GenericViewSet):
     read_only: ClassVar[bool] = False
     starts_jobs: ClassVar[bool] = False
     holder_in_query: ClassVar[bool] = False
-    tx: Change | None = None
+    tx: OpenChange | None = None
     made = ""  # the id of the change that this request or an earlier one has made
 
     @property
@@ -205,7 +205,7 @@ class ApiView(ThrottledView, GenericViewSet):
         return response
 
     @contextmanager
-    def change(self, reason: str = "") -> Iterator[Change]:
+    def change(self, reason: str = "") -> Iterator[OpenChange]:
         """
         Run the block as the one change of this request, with the *reason* given or that of the header, and yield that
         change.
@@ -295,7 +295,7 @@ class Created(ApiView):
             obj = self.as_written(self.save_new(tx, self.read_body()))
             return self.answer(obj, status.HTTP_201_CREATED, {"Location": self.location(obj)})
 
-    def save_new(self, tx: Change, serializer: Any) -> Model:
+    def save_new(self, tx: OpenChange, serializer: Any) -> Model:
         """Save a new row with its audit entry, and return the row."""
         created = serializer.save()
         tx.created(created)
@@ -340,13 +340,13 @@ class Updated(Written):
         with self.change() as tx:
             return self._write(tx, partial=partial)
 
-    def _write(self, tx: Change, *, partial: bool) -> Response:
+    def _write(self, tx: OpenChange, *, partial: bool) -> Response:
         obj = self.for_writing()
         before = obj.as_record()
         self.save_changed(tx, self.read_body(obj, partial=partial), before)
         return self.answer(self.as_written(obj))
 
-    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+    def save_changed(self, tx: OpenChange, serializer: Any, before: dict[str, Any]) -> None:
         """Save the row with an audit entry if it would differ from *before*, else do nothing."""
         if serializer.candidate(serializer.validated_data).as_record() != before:
             tx.updated(serializer.save(), before)

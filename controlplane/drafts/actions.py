@@ -9,7 +9,7 @@ from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.actions import replace_limits
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 
@@ -48,7 +48,7 @@ def lock_project(draft: PolicyDraft) -> None:
         raise ValidationError(GONE)
 
 
-def save_draft(tx: Change, draft: PolicyDraft, content: dict[str, Any]) -> None:
+def save_draft(tx: OpenChange, draft: PolicyDraft, content: dict[str, Any]) -> None:
     """
     Save a new draft, or an open one with another content, with its audit entry. Do nothing if it has that content.
 
@@ -90,7 +90,7 @@ def with_free_slug(draft: PolicyDraft) -> str:
     return slug
 
 
-def lay_out(tx: Change, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | None]:
+def lay_out(tx: OpenChange, draft: PolicyDraft) -> tuple[Policy, dict[str, Any] | None]:
     """
     Save the policy as the draft has it, without the audit entry of the policy, and return it with its former record.
 
@@ -149,7 +149,7 @@ def _rename(ids: dict[str, str], policy: Policy) -> None:
         Limit.objects.filter(pk=pk).update(name=name)
 
 
-def publish_draft(tx: Change, draft: PolicyDraft, policy: Policy, before: dict[str, Any] | None) -> None:
+def publish_draft(tx: OpenChange, draft: PolicyDraft, policy: Policy, before: dict[str, Any] | None) -> None:
     """Record the policy that :func:`lay_out` has saved, which publishes it, and close its draft."""
     saved = Policy.objects.get(pk=policy.pk)
     if before is None:
@@ -161,7 +161,7 @@ def publish_draft(tx: Change, draft: PolicyDraft, policy: Policy, before: dict[s
     _set_state(tx, draft, PolicyDraft.PUBLISHED, "publish")
 
 
-def discard_draft(tx: Change, draft: PolicyDraft) -> None:
+def discard_draft(tx: OpenChange, draft: PolicyDraft) -> None:
     """
     Close a draft without publishing it. It can be opened again.
 
@@ -173,12 +173,12 @@ def discard_draft(tx: Change, draft: PolicyDraft) -> None:
     _set_state(tx, draft, PolicyDraft.DISCARDED, "discard")
 
 
-def reopen_draft(tx: Change, draft: PolicyDraft) -> None:
+def reopen_draft(tx: OpenChange, draft: PolicyDraft) -> None:
     """Open a draft again that was discarded, or that was published, for instance after its publication was undone."""
     _set_state(tx, draft, PolicyDraft.OPEN, "reopen")
 
 
-def _set_state(tx: Change, draft: PolicyDraft, state: str, deed: str) -> None:
+def _set_state(tx: OpenChange, draft: PolicyDraft, state: str, deed: str) -> None:
     before = draft.as_record()
     draft.state = state
     draft.save(update_fields=["state", "updated_at"])

@@ -30,7 +30,7 @@ from controlplane.drafts.actions import (
 )
 from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.models import Limit, Policy
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.review.pages import (
     ASKING,
     OTHER_CHANGE,
@@ -142,7 +142,7 @@ class DraftedPolicies:
         shown.content = {**draft.content, "slug": slug}
         try:
             with transaction.atomic():
-                lay_out(Change(actor_of(request), ""), shown)
+                lay_out(OpenChange(actor_of(request), ""), shown)
                 response = self.changeform_view(request, quote(draft.policy_key))
                 if isinstance(response, TemplateResponse):
                     response.render()
@@ -194,7 +194,7 @@ class DraftedPolicies:
             return HttpResponseRedirect(change_url(draft))
         return HttpResponseRedirect(change_url(policy))
 
-    def _publish(self, request: HttpRequest, tx: Change, draft: PolicyDraft) -> Policy:
+    def _publish(self, request: HttpRequest, tx: OpenChange, draft: PolicyDraft) -> Policy:
         """
         Publish an open draft as its review was confirmed, and return its policy.
 

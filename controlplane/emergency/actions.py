@@ -19,14 +19,14 @@ from controlplane.core.transactions import take_turn
 from controlplane.emergency.document import check_room
 from controlplane.emergency.models import MAX_GLASS, BreakGlass, EndedSuspension, Suspension
 from controlplane.projects.models import Project, Token, isoformat
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 
 TURN = "emergency"
 OVER = "its time is over"
 ENDED_AT_ONCE = 500
 
 
-def suspend(tx: Change, subject: Token | Project, ends_at: datetime | None = None) -> Suspension:
+def suspend(tx: OpenChange, subject: Token | Project, ends_at: datetime | None = None) -> Suspension:
     """
     Suspend a token or a project with an audit entry, and return its suspension, which may be older.
 
@@ -48,7 +48,7 @@ def suspend(tx: Change, subject: Token | Project, ends_at: datetime | None = Non
 
 
 def suspend_value(
-    tx: Change, name: str, value: str, within: Project | None = None, ends_at: datetime | None = None
+    tx: OpenChange, name: str, value: str, within: Project | None = None, ends_at: datetime | None = None
 ) -> Suspension:
     """
     Suspend a value of an attribute in a project, or in all of them, with an audit entry.
@@ -68,14 +68,14 @@ def suspend_value(
     return row
 
 
-def resume(tx: Change, suspension: Suspension) -> None:
+def resume(tx: OpenChange, suspension: Suspension) -> None:
     """End a suspension with an audit entry, and keep it as history. Do nothing if somebody else has ended it."""
     take_turn(TURN)
     if present := Suspension.objects.filter(pk=suspension.pk).first():
         _end_suspension(tx, present, timezone.now())
 
 
-def set_end(tx: Change, suspension: Suspension, ends_at: datetime | None) -> bool:
+def set_end(tx: OpenChange, suspension: Suspension, ends_at: datetime | None) -> bool:
     """
     Give a suspension another end with an audit entry, unless it has this one, and return whether it is in force.
 
@@ -130,14 +130,14 @@ def by_both_clocks(now: datetime) -> datetime | None:
     return present and min(now, present)
 
 
-def _end_those_over(tx: Change, rows: QuerySet[Suspension], now: datetime) -> int:
+def _end_those_over(tx: OpenChange, rows: QuerySet[Suspension], now: datetime) -> int:
     over = [row for row in rows.select_related("token", "project", "within") if not row.is_in_force(now)]
     for row in over:
         _end_suspension(tx, row, now)
     return len(over)
 
 
-def _end_suspension(tx: Change, suspension: Suspension, now: datetime) -> None:
+def _end_suspension(tx: OpenChange, suspension: Suspension, now: datetime) -> None:
     ended_at = min(filter(None, (now, suspension.ends_at)))
     EndedSuspension.of(suspension, ended_at, tx.actor.name).save()
     subject, was = suspension.token or suspension.project, _suspended(suspension)
@@ -154,7 +154,7 @@ def _suspended(suspension: Suspension) -> dict[str, Any]:
     return {"suspended": True, **end}
 
 
-def _record(tx: Change, deed: str, subject: Token | Project, was: dict[str, Any], now: dict[str, Any]) -> None:
+def _record(tx: OpenChange, deed: str, subject: Token | Project, was: dict[str, Any], now: dict[str, Any]) -> None:
     kind = subject._meta.model_name
     subject = type(subject).objects.get(pk=subject.pk)
     before, after = ({**subject.as_record(), **state} for state in (was, now))
@@ -173,7 +173,7 @@ def end_after(length: timedelta) -> datetime:
     return min((store.now() or now) + length, now + MAX_GLASS)
 
 
-def break_glass(tx: Change, ends_at: datetime) -> BreakGlass:
+def break_glass(tx: OpenChange, ends_at: datetime) -> BreakGlass:
     """
     Make every limit a shadow until *ends_at*, with an audit entry. A glass that is broken gets the new end.
 
@@ -197,13 +197,13 @@ def break_glass(tx: Change, ends_at: datetime) -> BreakGlass:
     return glass
 
 
-def mend_glass(tx: Change) -> bool:
+def mend_glass(tx: OpenChange) -> bool:
     """Let every limit be enforced again, with an audit entry, and return whether the glass was broken."""
     take_turn(TURN)
     return _end(tx, timezone.now())
 
 
-def _end(tx: Change, now: datetime) -> bool:
+def _end(tx: OpenChange, now: datetime) -> bool:
     glass = BreakGlass.present()
     if glass is None:
         return False

@@ -15,7 +15,7 @@ from django.utils import timezone
 from controlplane.emergency.actions import set_end, suspend, suspend_value
 from controlplane.emergency.models import Suspension
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from enforcement.model.instants import from_us
 
 Documents = Mapping[str, Any]
@@ -63,7 +63,7 @@ class Missing:
             return present is None
         return self.ends_at is None or present.ends_at < self.ends_at
 
-    def suspend(self, tx: Change) -> None:
+    def suspend(self, tx: OpenChange) -> None:
         """Suspend it again, with an audit entry. Raises ValidationError if its end is over or there is no room."""
         present = self.present
         if present is not None and present.is_in_force(timezone.now()):

@@ -21,7 +21,7 @@ from controlplane.prices.differences import between
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.actions import issue_token
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 from enforcement.model.limits import Limit
 from enforcement.model.metered import MONEY
 
@@ -55,7 +55,7 @@ def create_first_account(name: str, password: str, request_id: str) -> User:
     return user
 
 
-def create_first_project(tx: Change) -> Project:
+def create_first_project(tx: OpenChange) -> Project:
     """Return the oldest project, which is created if there is none."""
     take_turn(TURN)
     project = first_project()
@@ -67,7 +67,7 @@ def create_first_project(tx: Change) -> Project:
     return project
 
 
-def use_template(tx: Change, template: Template, project: Project) -> list[Policy]:
+def use_template(tx: OpenChange, template: Template, project: Project) -> list[Policy]:
     """
     Save and return the policies of the template. Tokens of *project* that are created without a policy get the first.
 
@@ -109,7 +109,7 @@ def _in_zone(limit: Limit, project: Project) -> Limit:
     return replace(limit, time_zone=project.time_zone) if is_budget else limit
 
 
-def _take_prices(tx: Change) -> None:
+def _take_prices(tx: OpenChange) -> None:
     """Save the prices of the catalogue, unless there are prices or it has none in the currency of this installation."""
     lock_prices()
     if ModelPrice.objects.exists() or settings.CURRENCY != catalogue.CURRENCY:
@@ -118,7 +118,7 @@ def _take_prices(tx: Change) -> None:
         apply_catalogue(tx, between([], catalogue.read().prices))
 
 
-def create_first_token(tx: Change, project: Project) -> tuple[Token, str]:
+def create_first_token(tx: OpenChange, project: Project) -> tuple[Token, str]:
     """
     Save a token of *project* with the policy of its new tokens, and return it with its secret.
 

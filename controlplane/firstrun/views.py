@@ -33,7 +33,7 @@ from controlplane.firstrun import actions
 from controlplane.firstrun.catalogue import templates
 from controlplane.policies.models import Policy
 from controlplane.prices.models import ModelPrice
-from controlplane.publishing.changes import Change, change
+from controlplane.publishing.changes import OpenChange, change
 from enforcement.model.tokens import is_well_formed
 
 SEND_TIMEOUT_SECONDS = 5
@@ -111,11 +111,11 @@ def check_may(request: HttpRequest) -> None:
         raise PermissionDenied
 
 
-def _create_project(request: HttpRequest, tx: Change) -> None:
+def _create_project(request: HttpRequest, tx: OpenChange) -> None:
     actions.create_first_project(tx)
 
 
-def _use_template(request: HttpRequest, tx: Change) -> None:
+def _use_template(request: HttpRequest, tx: OpenChange) -> None:
     chosen = templates().get(request.POST.get("template", ""))
     if chosen is None:
         raise ValidationError(f"template: must be one of {', '.join(templates())}.")
@@ -126,7 +126,7 @@ def _use_template(request: HttpRequest, tx: Change) -> None:
         messages.warning(request, format_html(text, url))
 
 
-def _create_token(request: HttpRequest, tx: Change) -> str:
+def _create_token(request: HttpRequest, tx: OpenChange) -> str:
     """Return the secret of the first token."""
     _, secret = actions.create_first_token(tx, actions.create_first_project(tx))
     return secret

@@ -6,10 +6,10 @@ from controlplane.access.roles import EDITOR
 from controlplane.access.scope import projects_of
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
-from controlplane.publishing.changes import Actor, Change
+from controlplane.publishing.changes import Actor, OpenChange
 
 
-def cancel_job(tx: Change, job: Job) -> bool:
+def cancel_job(tx: OpenChange, job: Job) -> bool:
     """Cancel a job with an audit entry, and return whether it did. A job that has ended stays as it is."""
     before = job.as_record()
     cancelled = running.cancel(job)

@@ -6,10 +6,10 @@ from typing import Any
 from django.utils import timezone
 
 from controlplane.keys.models import ManagementKey
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 
 
-def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]:
+def issue_management_key(tx: OpenChange, **fields: Any) -> tuple[ManagementKey, str]:
     """
     Save a new management key with its audit entry, and return it with its secret.
 
@@ -24,7 +24,7 @@ def issue_management_key(tx: Change, **fields: Any) -> tuple[ManagementKey, str]
 
 
 def rotate_management_key(
-    tx: Change, key: ManagementKey, overlap_seconds: int = 0, latest: datetime | None = None
+    tx: OpenChange, key: ManagementKey, overlap_seconds: int = 0, latest: datetime | None = None
 ) -> tuple[ManagementKey, str]:
     """
     Save a key that replaces *key*, write the audit entries, and return the new key with its secret.
@@ -42,7 +42,7 @@ def rotate_management_key(
     return issued, secret
 
 
-def revoke_management_key(tx: Change, key: ManagementKey) -> None:
+def revoke_management_key(tx: OpenChange, key: ManagementKey) -> None:
     """
     Revoke the management key with an audit entry, so that REST refuses it, or do nothing if it is revoked already.
     """

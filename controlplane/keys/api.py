@@ -28,7 +28,7 @@ from controlplane.keys.bounds import CODE, excess
 from controlplane.keys.models import ManagementKey
 from controlplane.keys.scopes import SCOPES
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, Project
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from enforcement.model.limits import DAY_SECONDS
 
 KEY_ID = "mgk_[0-9a-z]{1,36}"
@@ -230,7 +230,7 @@ class KeyView(Listed, Retrieved, Updated, ApiView):
         if found := excess(self.access.key, obj, obj.projects.all()):
             raise KeyExceedsOwn(found)
 
-    def save_changed(self, tx: Change, serializer: KeySerializer, before: dict[str, Any]) -> None:
+    def save_changed(self, tx: OpenChange, serializer: KeySerializer, before: dict[str, Any]) -> None:
         if serializer.record(serializer.validated_data) != before:
             tx.updated(serializer.save(), before)
 

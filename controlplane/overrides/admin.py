@@ -33,7 +33,7 @@ from controlplane.policies.actions import save_override
 from controlplane.policies.models import Limit, Override
 from controlplane.policies.scoped_admin import OverrideScope
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.review.override_admin import ReviewedOverrides
 from controlplane.usage import units
 from enforcement.model.metered import MONEY
@@ -210,10 +210,10 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
     def created(self, override: Override) -> str:
         return instant(override.created_at)
 
-    def save_row(self, tx: Change, obj: Override, form: RecordedForm) -> None:
+    def save_row(self, tx: OpenChange, obj: Override, form: RecordedForm) -> None:
         save_override(tx, obj)
 
-    def record(self, tx: Change, obj: Override, before: dict[str, Any] | None) -> None:
+    def record(self, tx: OpenChange, obj: Override, before: dict[str, Any] | None) -> None:
         """Do nothing, because save_override() has recorded the change."""
 
     def raise_view(self, request: HttpRequest, pk: str, kind: str) -> HttpResponse:

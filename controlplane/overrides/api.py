@@ -21,7 +21,7 @@ from controlplane.core.partitions import text_of, values_of
 from controlplane.overrides.creating import Holder, check_overrides, create_overrides
 from controlplane.policies.actions import save_override
 from controlplane.policies.models import Limit, Override
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.review.api import ReviewedTrialSerializer, previewed
 from controlplane.review.overriding import override_review
 from controlplane.review.reviews import Review
@@ -149,13 +149,13 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
     def review(self, tried: Trial) -> dict[str, Any]:
         return previewed(self.found, self.access) if self.found else {}
 
-    def save_new(self, tx: Change, serializer: Any) -> Override:
+    def save_new(self, tx: OpenChange, serializer: Any) -> Override:
         override = Override(**serializer.validated_data)
         save_override(tx, override)
         return override
 
     @classmethod
-    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Override]:
+    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Override]:
         """Save the overrides with few statements."""
         overrides = [Override(**item) for item in items]
         with of_items():
@@ -172,7 +172,7 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
         with of_items():
             check_overrides(overrides, more)
 
-    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+    def save_changed(self, tx: OpenChange, serializer: Any, before: dict[str, Any]) -> None:
         override = serializer.candidate(serializer.validated_data)
         if override.as_record() != before:
             save_override(tx, override)

@@ -11,7 +11,7 @@ from django.utils import timezone
 from controlplane.policies.actions import end_override
 from controlplane.policies.models import Override, Policy
 from controlplane.projects.models import Token
-from controlplane.publishing.changes import BrokenRules, Change
+from controlplane.publishing.changes import BrokenRules, OpenChange
 
 # The number of rows that one statement asks about.
 AT_ONCE = 100
@@ -20,7 +20,7 @@ Place = tuple[str, str | None, str | None, str]
 Holder = tuple[str | None, str | None]
 
 
-def create_overrides(tx: Change, overrides: Sequence[Override]) -> None:
+def create_overrides(tx: OpenChange, overrides: Sequence[Override]) -> None:
     """
     Save new overrides with their audit entries. The number of statements does not depend on that of the overrides.
 

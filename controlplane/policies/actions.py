@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from controlplane.core.transactions import take_turn
 from controlplane.policies.models import Limit, Override, Policy
-from controlplane.publishing.changes import BrokenRules, Change
+from controlplane.publishing.changes import BrokenRules, OpenChange
 from enforcement.model.documents import Policy as PolicyValue
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
@@ -25,7 +25,7 @@ def lock_global_policy() -> None:
     Policy.objects.select_for_update().filter(is_global=True).first()
 
 
-def set_global_policy(tx: Change, policy: Policy | None) -> None:
+def set_global_policy(tx: OpenChange, policy: Policy | None) -> None:
     """
     Make *policy* the one that applies to every request, in place of the present one, or none for None.
 
@@ -46,7 +46,7 @@ def set_global_policy(tx: Change, policy: Policy | None) -> None:
         _set_global(tx, chosen, True)
 
 
-def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
+def _set_global(tx: OpenChange, policy: Policy, is_global: bool) -> None:
     before = policy.as_record()
     policy.is_global = is_global
     policy.full_clean()
@@ -54,7 +54,7 @@ def _set_global(tx: Change, policy: Policy, is_global: bool) -> None:
     tx.record("global.set", policy, before=before, after=policy.as_record())
 
 
-def create_policies(tx: Change, policies: Sequence[tuple[Policy, Sequence[LimitValue]]]) -> None:
+def create_policies(tx: OpenChange, policies: Sequence[tuple[Policy, Sequence[LimitValue]]]) -> None:
     """
     Save new policies, whose fields are clean, with their limits and audit entries, with few statements.
 
@@ -102,7 +102,7 @@ def _check_names(policy: Policy, values: Sequence[LimitValue]) -> None:
         raise ValidationError({exc.field: exc.reason}) from exc
 
 
-def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, restored: bool = False) -> None:
+def replace_limits(tx: OpenChange, policy: Policy, values: Sequence[LimitValue], *, restored: bool = False) -> None:
     """
     Replace the limits of *policy* by *values*, in their order.
 
@@ -126,7 +126,7 @@ def replace_limits(tx: Change, policy: Policy, values: Sequence[LimitValue], *, 
         limit.save()
 
 
-def copy_policy(tx: Change, policy: Policy, slug: str, name: str) -> Policy:
+def copy_policy(tx: OpenChange, policy: Policy, slug: str, name: str) -> Policy:
     """
     Save and return a policy with the same limits and rules for metered requests, which nothing uses yet.
 
@@ -142,13 +142,13 @@ def copy_policy(tx: Change, policy: Policy, slug: str, name: str) -> Policy:
     return copied
 
 
-def remove_limit(tx: Change, limit: Limit) -> None:
+def remove_limit(tx: OpenChange, limit: Limit) -> None:
     """Delete a limit with its overrides, which are recorded. The caller records the change of the policy."""
     tx.record_deleted(limit.dependents())
     limit.delete()
 
 
-def save_override(tx: Change, override: Override) -> None:
+def save_override(tx: OpenChange, override: Override) -> None:
     """
     Save a new or changed override with its audit entry. Do nothing if nothing was changed.
 
@@ -176,7 +176,7 @@ def save_override(tx: Change, override: Override) -> None:
     tx.updated(override, former.as_record())
 
 
-def end_override(tx: Change, override: Override, now: datetime) -> None:
+def end_override(tx: OpenChange, override: Override, now: datetime) -> None:
     """End an override with its audit entry. The row is kept as history."""
     before = override.as_record()
     override.ended_at = now
@@ -184,7 +184,7 @@ def end_override(tx: Change, override: Override, now: datetime) -> None:
     tx.record("override.end", override, before=before, after=override.as_record())
 
 
-def end_overrides(tx: Change, now: datetime) -> int:
+def end_overrides(tx: OpenChange, now: datetime) -> int:
     """End the overrides whose end has come, and return their number. Enforcers ignore them from their end on."""
     ended = Override.objects.filter(ends_at__lte=now).select_for_update(of=("self",))
     rows = list(ended.select_related("limit__policy", "token", "project"))

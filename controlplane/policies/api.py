@@ -39,7 +39,7 @@ from controlplane.policies.actions import (
 )
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import SLUG_PATTERN, Project
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.review.api import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
 from controlplane.usage import units
 from enforcement.model.limit_fields import BY_NAME, FIELDS, NULLABLE
@@ -282,7 +282,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         # Without the prefetch, which would still return the old limits after they were replaced.
         return super().locked(rows).prefetch_related(None)
 
-    def save_new(self, tx: Change, serializer: Any) -> Policy:
+    def save_new(self, tx: OpenChange, serializer: Any) -> Policy:
         values = serializer.validated_data.pop("limits")
         policy = serializer.save()
         replace_limits(tx, policy, values)
@@ -290,7 +290,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         return policy
 
     @classmethod
-    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
+    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Model]:
         cls.check_free(items)
         with of_items():
             create_policies(tx, policies := _with_limits(items))
@@ -302,7 +302,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         with of_items():
             limits_of_new(_with_limits(items))
 
-    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+    def save_changed(self, tx: OpenChange, serializer: Any, before: dict[str, Any]) -> None:
         values = serializer.validated_data.pop("limits", None)
         limits = before["limits"] if values is None else [value.to_json() for value in values]
         if serializer.candidate(serializer.validated_data).as_record() == before and limits == before["limits"]:

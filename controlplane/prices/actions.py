@@ -11,7 +11,7 @@ from controlplane.prices import estimates
 from controlplane.prices.differences import Difference
 from controlplane.prices.estimates import EstimateChange
 from controlplane.prices.models import LearnedEstimate, ModelAddend, ModelPrice
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 
 OF_THE_CATALOGUE = "This price is one of the catalogue. Set a price of your own for the model, which comes first."
 
@@ -25,7 +25,7 @@ def lock_prices() -> None:
     take_turn("prices")
 
 
-def save_price(tx: Change, price: ModelPrice) -> None:
+def save_price(tx: OpenChange, price: ModelPrice) -> None:
     """
     Save a new or changed price of an operator with its audit entry. Do nothing if nothing was changed.
 
@@ -48,7 +48,7 @@ def save_price(tx: Change, price: ModelPrice) -> None:
         tx.updated(price, former.as_record())
 
 
-def delete_price(tx: Change, price: ModelPrice) -> None:
+def delete_price(tx: OpenChange, price: ModelPrice) -> None:
     """Delete a price of an operator with its audit entry, or raise ValidationError if it is one of the catalogue."""
     lock_prices()
     if not price.is_operators:
@@ -56,7 +56,7 @@ def delete_price(tx: Change, price: ModelPrice) -> None:
     tx.delete(price)
 
 
-def apply_catalogue(tx: Change, differences: Sequence[Difference]) -> None:
+def apply_catalogue(tx: OpenChange, differences: Sequence[Difference]) -> None:
     """
     Make the prices of the catalogue what the differences say, with an audit entry for each.
 
@@ -87,7 +87,7 @@ def _check(price: ModelPrice) -> None:
         raise ValidationError([f"{price.pattern}, {name}: {text}" for name, texts in rows for text in texts]) from exc
 
 
-def learn_estimates(actor: Actor, now: datetime, reason: str = "") -> tuple[Change, list[EstimateChange]]:
+def learn_estimates(actor: Actor, now: datetime, reason: str = "") -> tuple[OpenChange, list[EstimateChange]]:
     """
     Learn numbers for estimates from the metered usage, publish those that differ enough from the present ones, and
     return the change with what it did.
@@ -101,7 +101,7 @@ def learn_estimates(actor: Actor, now: datetime, reason: str = "") -> tuple[Chan
     return tx, found
 
 
-def _apply_estimates(tx: Change, found: Sequence[EstimateChange], now: datetime) -> None:
+def _apply_estimates(tx: OpenChange, found: Sequence[EstimateChange], now: datetime) -> None:
     """Make the learned numbers what the changes say, with an audit entry for each."""
     present = LearnedEstimate.objects.filter(name__in=[one.name for one in found])
     rows = {(row.kind, row.name): row for row in present}
@@ -144,7 +144,7 @@ def raise_addends(now: datetime) -> list[ModelAddend]:
     return addends
 
 
-def forget_addend(tx: Change, addend: ModelAddend) -> bool:
+def forget_addend(tx: OpenChange, addend: ModelAddend) -> bool:
     """
     Publish no more what was reported for a pattern, with an audit entry, and return whether anything was published. The
     next report of more tokens than are reserved raises it again.

@@ -27,7 +27,7 @@ from controlplane.prices.actions import delete_price, forget_addend, lock_prices
 from controlplane.prices.models import ADDED, BOUNDS, FURTHER, OPERATOR, LearnedEstimate, ModelAddend, ModelPrice
 from controlplane.prices.price_form import PriceForm, line_of
 from controlplane.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import Revision
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS
 
@@ -83,7 +83,7 @@ class ModelPriceAdmin(RecordedAdmin):
     empty = ("A price says what a million tokens of a model cost. Limits of money need the price of each model.", "")
 
     @contextmanager
-    def changing(self, request: HttpRequest, reason: str = "") -> Iterator[Change]:
+    def changing(self, request: HttpRequest, reason: str = "") -> Iterator[OpenChange]:
         with super().changing(request, reason) as tx:
             lock_prices()
             yield tx
@@ -200,10 +200,10 @@ class ModelPriceAdmin(RecordedAdmin):
     def changed(self, price: ModelPrice) -> str:
         return instant(price.changed_at)
 
-    def save_row(self, tx: Change, obj: ModelPrice, form: PriceForm) -> None:
+    def save_row(self, tx: OpenChange, obj: ModelPrice, form: PriceForm) -> None:
         save_price(tx, obj)
 
-    def record(self, tx: Change, obj: ModelPrice, before: dict[str, Any] | None) -> None:
+    def record(self, tx: OpenChange, obj: ModelPrice, before: dict[str, Any] | None) -> None:
         """Do nothing, because save_price() has recorded the change."""
 
     def delete_model(self, request: HttpRequest, obj: ModelPrice) -> None:

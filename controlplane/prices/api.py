@@ -19,7 +19,7 @@ from controlplane.api.writes.conditions import check_precondition
 from controlplane.core.text import PRINTABLE
 from controlplane.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
 from controlplane.prices.models import ADDED, BOUNDS, CAP, FURTHER, OPERATOR, LearnedEstimate, ModelPrice
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from enforcement.metering.price_documents import (
     MAX_ADDED_TOKENS,
     MAX_CAP,
@@ -220,7 +220,7 @@ class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
         if not obj.is_operators:
             raise Conflict(OF_THE_CATALOGUE, "price_of_the_catalogue")
 
-    def save_changed(self, tx: Change, serializer: Any, before: dict[str, Any]) -> None:
+    def save_changed(self, tx: OpenChange, serializer: Any, before: dict[str, Any]) -> None:
         save_price(tx, serializer.candidate(serializer.validated_data))
 
 

@@ -13,10 +13,10 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from controlplane.projects.models import Token
-from controlplane.publishing.changes import AT_ONCE, Change
+from controlplane.publishing.changes import AT_ONCE, OpenChange
 
 
-def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
+def issue_token(tx: OpenChange, **fields: Any) -> tuple[Token, str]:
     """
     Save a new token with its audit entry, and return it with its secret.
 
@@ -31,7 +31,7 @@ def issue_token(tx: Change, **fields: Any) -> tuple[Token, str]:
     return token, secret
 
 
-def issue_tokens(tx: Change, tokens: Sequence[Token]) -> list[str]:
+def issue_tokens(tx: OpenChange, tokens: Sequence[Token]) -> list[str]:
     """Save new tokens, which are clean, with their audit entries and few statements, and return their secrets."""
     secrets = [token.set_secret("live") for token in tokens]
     Token.objects.bulk_create(tokens, batch_size=AT_ONCE)
@@ -39,7 +39,7 @@ def issue_tokens(tx: Change, tokens: Sequence[Token]) -> list[str]:
     return secrets
 
 
-def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:
+def rotate_token(tx: OpenChange, token: Token, overlap_seconds: int = 0) -> tuple[Token, str]:
     """
     Save a token that replaces *token*, write the audit entries, and return the new token with its secret.
 
@@ -55,7 +55,7 @@ def rotate_token(tx: Change, token: Token, overlap_seconds: int = 0) -> tuple[To
     return issued, secret
 
 
-def revoke_token(tx: Change, token: Token) -> None:
+def revoke_token(tx: OpenChange, token: Token) -> None:
     """Revoke the token with an audit entry, so that every proxy refuses it, or do nothing if it is revoked already."""
     if token.revoked_at is None:
         before, now = token.as_record(), timezone.now()
@@ -63,7 +63,7 @@ def revoke_token(tx: Change, token: Token) -> None:
         tx.record("token.revoke", token, before=before, after=token.as_record())
 
 
-def revoke_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
+def revoke_tokens(tx: OpenChange, tokens: QuerySet[Token]) -> int:
     """Revoke those of the tokens that are not revoked yet, with few statements, and return their number."""
     now, count = timezone.now(), 0
     for some in batched(locked_tokens(tokens, revoked_at=None), AT_ONCE):
@@ -76,7 +76,7 @@ def revoke_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
     return count
 
 
-def delete_tokens(tx: Change, tokens: QuerySet[Token]) -> int:
+def delete_tokens(tx: OpenChange, tokens: QuerySet[Token]) -> int:
     """Delete and record tokens with their overrides, with few statements, and return their number."""
     count = 0
     for some in batched(locked_tokens(tokens), AT_ONCE):

@@ -50,7 +50,7 @@ from controlplane.projects.credential_lists import CredentialAdmin, LabelledRows
 from controlplane.projects.hygiene import Hygiene, HygieneFilter
 from controlplane.projects.label_groups import usage_url
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import RepairedKey
 from controlplane.review.attached_admin import ReviewedAttachment
 from controlplane.revisions.links import revision_of
@@ -183,7 +183,7 @@ def without_policy(token: Token) -> str:
     return "No limit applies to this token, so every request with it passes. Choose a policy for it or for its project."
 
 
-def issue_from_form(tx: Change, policy: Policy | None, **fields: Any) -> tuple[Token, str]:
+def issue_from_form(tx: OpenChange, policy: Policy | None, **fields: Any) -> tuple[Token, str]:
     """Issue a token. If no policy is chosen, it gets that of the new tokens of its project."""
     return issue_token(tx, **fields, **({"policy": policy} if policy else {}))
 

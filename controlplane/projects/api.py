@@ -30,7 +30,7 @@ from controlplane.emergency.models import is_suspended, suspension_of
 from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.bulk import is_large, start_deletion
 from controlplane.projects.models import SLUG_PATTERN, Project
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
@@ -165,14 +165,14 @@ class SuspendableView(Written):
         NoBody(data=request.data).is_valid(raise_exception=True)
         return self._suspend(lambda tx, row: suspension_of(row) and resume(tx, row.suspension))
 
-    def _suspend(self, deed: Callable[[Change, Any], Any]) -> Response:
+    def _suspend(self, deed: Callable[[OpenChange, Any], Any]) -> Response:
         with self.change() as tx:
             row = self.for_writing()
             deed(tx, row)
             return self.answer(self.as_written(row))
 
 
-def _suspend_until(tx: Change, row: Any, given: dict[str, Any]) -> None:
+def _suspend_until(tx: OpenChange, row: Any, given: dict[str, Any]) -> None:
     found = suspend(tx, row, given.get("ends_at"))
     if "ends_at" in given:
         set_end(tx, found, given["ends_at"])
@@ -211,7 +211,7 @@ class ProjectView(ReviewedHolder, SuspendableView, JobBatched, Listed, CreatedOr
         return found_by(ProjectSearch(), rows.filter(**chosen), self.query)
 
     @classmethod
-    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Project]:
+    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Project]:
         """Save the projects with few statements."""
         cls.check_free(items)
         projects = Project.objects.bulk_create([Project(**item) for item in items])

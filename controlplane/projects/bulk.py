@@ -18,27 +18,27 @@ from controlplane.jobs.models import Job
 from controlplane.policies.models import Policy
 from controlplane.projects.actions import delete_tokens, locked_tokens, revoke_tokens
 from controlplane.projects.models import Project, Token, check_is_future
-from controlplane.publishing.changes import AT_ONCE, Change, change
+from controlplane.publishing.changes import AT_ONCE, OpenChange, change
 
 JOB, DELETION = "tokens", "project deletion"
 # More tokens than this are changed by a job, and more than a job may have by none.
 MOST_IN_A_REQUEST = 500
 MOST_IN_A_JOB = 100_000
 
-Deed = Callable[[Change, QuerySet[Token], dict[str, Any]], int]
+Deed = Callable[[OpenChange, QuerySet[Token], dict[str, Any]], int]
 
 
-def revoke(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+def revoke(tx: OpenChange, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
     """Revoke the tokens that are not revoked yet, and return their number."""
     return revoke_tokens(tx, tokens)
 
 
-def delete(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+def delete(tx: OpenChange, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
     """Delete the tokens, and return their number."""
     return delete_tokens(tx, tokens)
 
 
-def set_policy(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+def set_policy(tx: OpenChange, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
     """
     Give the tokens the policy with this id as ``policy``, or none for None, and return how many had another one.
 
@@ -56,7 +56,7 @@ def set_policy(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -
     return _change(tx, tokens, edit, "policy")
 
 
-def set_expiry(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+def set_expiry(tx: OpenChange, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
     """
     Give the active tokens this end as ``expires_at``, or none for None, and return how many had another one.
 
@@ -74,7 +74,7 @@ def set_expiry(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -
     return _change(tx, tokens, edit, "expires_at")
 
 
-def set_label(tx: Change, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
+def set_label(tx: OpenChange, tokens: QuerySet[Token], arguments: dict[str, Any]) -> int:
     """
     Give the tokens the label ``name`` with this ``value``, or take it away for None, and return how many changed.
 
@@ -110,7 +110,7 @@ DEEDS: dict[str, Deed] = {
 }
 
 
-def _change(tx: Change, tokens: QuerySet[Token], edit: Callable[[Token], bool], field: str) -> int:
+def _change(tx: OpenChange, tokens: QuerySet[Token], edit: Callable[[Token], bool], field: str) -> int:
     """Edit and record the tokens with few statements, without those for which *edit* returns False."""
     count = 0
     for some in batched(locked_tokens(tokens), AT_ONCE):
@@ -148,7 +148,7 @@ def is_large(projects: Iterable[str] | QuerySet) -> bool:
     return tokens.order_by()[: MOST_IN_A_REQUEST + 1].count() > MOST_IN_A_REQUEST
 
 
-def start_deletion(tx: Change, project: Project, **author: Any) -> Job:
+def start_deletion(tx: OpenChange, project: Project, **author: Any) -> Job:
     """
     Make a project inactive, start the job that deletes it with all of its tokens, and return the job.
 

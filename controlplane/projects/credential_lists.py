@@ -22,7 +22,7 @@ from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.label_groups import LabelGroups, label_query, linked_labels
 from controlplane.projects.models import Credential, Token
 from controlplane.projects.secret_search import SecretSearch
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 
 STATUS = {"active": ("check_circle", "good"), "revoked": ("block", "bad"), "expired": ("event_busy", "warn")}
 UNKNOWN_END = mark_safe('<span title="It was created before the end of secrets was kept">–</span>')
@@ -99,20 +99,20 @@ class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
             context["crumb"] = row.name
         return super().render_change_form(request, context, **options)
 
-    def save_row(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
+    def save_row(self, tx: OpenChange, obj: Credential, form: RecordedForm) -> None:
         if obj._state.adding:
             self.secret_of(tx, obj, form)
         else:
             obj.save()
 
-    def secret_of(self, tx: Change, obj: Credential, form: RecordedForm) -> None:
+    def secret_of(self, tx: OpenChange, obj: Credential, form: RecordedForm) -> None:
         """Issue the credential, and keep its secret in *tx* for the response to this request."""
         fields = {name: form.cleaned_data[name] for name in self.issued if name in form.cleaned_data}
         _, tx.secret = self.issue(tx, id=obj.pk, **fields)
         obj.refresh_from_db()
         obj._state.adding = False
 
-    def record(self, tx: Change, obj: Credential, before: dict[str, Any] | None) -> None:
+    def record(self, tx: OpenChange, obj: Credential, before: dict[str, Any] | None) -> None:
         if before is not None:  # a new credential was recorded when it was issued
             super().record(tx, obj, before)
 

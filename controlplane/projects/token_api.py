@@ -33,7 +33,7 @@ from controlplane.lists.searching import IndexedSearch
 from controlplane.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
 from controlplane.projects.api import SuspendableView, WithSuspension
 from controlplane.projects.models import MAX_OVERLAP_SECONDS, Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.review.api import ReviewedHolder, ReviewedTrialSerializer
 from enforcement.model.limits import DAY_SECONDS
 from enforcement.model.tokens import PREFIX_LENGTH
@@ -252,7 +252,7 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieve
         why = "Only the response shows their secrets, which no job may keep, so send several batches."
         return f"{super().too_many(count)} {why}"
 
-    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Token]:
+    def save_batch(self, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Token]:
         """Save the tokens with few statements, and return them with their secrets."""
         tokens = [Token(**{"policy": item["project"].token_policy, **item}) for item in items]
         secrets = issue_tokens(tx, tokens)

@@ -51,7 +51,7 @@ class BrokenRules(Exception):
 
 
 @contextmanager
-def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
+def change(*, actor: Actor, reason: str = "") -> Iterator["OpenChange"]:
     """
     Run the block as one change, yield that change, commit all of it or nothing, and then publish it.
 
@@ -69,14 +69,14 @@ def change(*, actor: Actor, reason: str = "") -> Iterator["Change"]:
         raise ValidationError({"reason": exc}) from exc
     if not _publish:
         raise RuntimeError("Nothing publishes changes, because the app of publishing is not installed.")
-    tx = Change(actor, reason)
+    tx = OpenChange(actor, reason)
     with transaction.atomic():
         yield tx
         # robust, because the change is already committed, and an exception would tell the caller that it failed.
         transaction.on_commit(tx.publish, robust=True)
 
 
-class Change:
+class OpenChange:
     """
     An open change. Its ``revision`` is set after the block.
 

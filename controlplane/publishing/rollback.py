@@ -9,13 +9,13 @@ from controlplane.emergency.document import PROJECTS_NAMED
 from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import Revision
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.partitions import DEFAULT_CAP
 
 
-def rollback(tx: Change, number: int) -> None:
+def rollback(tx: OpenChange, number: int) -> None:
     """
     Restore the policies, project settings and global policy of revision *number* in SQL.
 
@@ -63,7 +63,7 @@ def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
     return documents
 
 
-def _restore_policy(tx: Change, document: dict[str, Any]) -> None:
+def _restore_policy(tx: OpenChange, document: dict[str, Any]) -> None:
     policy = Policy.objects.select_for_update().filter(pk=document["id"]).first()
     before = policy and policy.as_record()
     policy = policy or deleted_policy(document)
@@ -103,7 +103,7 @@ def _as_published(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["slug"], record["name"], record["limits"], record.get("metering", {})
 
 
-def _restore_project(tx: Change, document: dict[str, Any], *, suspended: bool) -> None:
+def _restore_project(tx: OpenChange, document: dict[str, Any], *, suspended: bool) -> None:
     """Restore a project. One that was suspended at the time was published as inactive, which says nothing of it."""
     try:
         project = Project.objects.select_for_update().get(pk=document["id"])

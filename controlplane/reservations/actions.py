@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.projects.models import Project
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 from controlplane.reservations import listing
 from controlplane.reservations.models import LOST, RELEASED, SETTLED, SETTLING, Reservation
 from controlplane.usage import rollup
@@ -113,7 +113,7 @@ class SettlementOrder:
         return dict(self.costs)
 
 
-def settle(tx: Change, reservation_id: str, order: SettlementOrder, *, charges_global: bool = True) -> Reservation:
+def settle(tx: OpenChange, reservation_id: str, order: SettlementOrder, *, charges_global: bool = True) -> Reservation:
     """
     Record the settlement of a reservation, and correct its counters right after the commit.
 
@@ -191,7 +191,7 @@ def _counted(order: SettlementOrder, found: OpenReservation, costs: Mapping[str,
     )
 
 
-def _take(row: Reservation, tx: Change, order: dict[str, Any]) -> Reservation:
+def _take(row: Reservation, tx: OpenChange, order: dict[str, Any]) -> Reservation:
     """Return the saved row of a reservation that is being settled, or raise AlreadySettled."""
     fields = {
         "state": SETTLING,
@@ -214,7 +214,7 @@ def _take(row: Reservation, tx: Change, order: dict[str, Any]) -> Reservation:
     return taken
 
 
-def _finish_now(row: Reservation, tx: Change) -> None:
+def _finish_now(row: Reservation, tx: OpenChange) -> None:
     try:
         changed = _correct(row, listing.client())
     except COUNTERS_AWAY as exc:

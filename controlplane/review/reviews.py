@@ -31,7 +31,7 @@ from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import DAY
 from controlplane.preview.supposed import SAVED, Supposed
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.usage.models import UsageRow
 from enforcement.model.limits import Limit
 
@@ -307,7 +307,7 @@ def other_quotas(own: int, old: int | None) -> list[int]:
     return sorted(above - {own})
 
 
-def start_in_shadow(tx: Change, policy: Policy, changes: Sequence[LimitChange]) -> None:
+def start_in_shadow(tx: OpenChange, policy: Policy, changes: Sequence[LimitChange]) -> None:
     """
     Leave enforced what was enforced before a change, and count the new numbers beside it.
 

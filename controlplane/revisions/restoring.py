@@ -16,7 +16,7 @@ from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.actions import end_override, replace_limits, save_override, set_global_policy
 from controlplane.policies.models import Limit, Override, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.rollback import deleted_policy
 from enforcement.model import limit_fields
 from enforcement.model.limits import Limit as LimitValue
@@ -71,7 +71,7 @@ class Restored:
     project: str | None
     now: Record | None
     wanted: Record | None
-    act: Callable[[Change], None] | None
+    act: Callable[[OpenChange], None] | None
     kept: list[str] = field(default_factory=list)
 
 
@@ -162,7 +162,7 @@ def _set(record: dict[str, Any], name: str, value: Any) -> None:
         record[name] = value
 
 
-def _write_policy(policy: Policy, wanted: Record, tx: Change) -> None:
+def _write_policy(policy: Policy, wanted: Record, tx: OpenChange) -> None:
     if not policy._state.adding:
         policy = Policy.objects.get(pk=policy.pk)  # a step before this one may have changed which policy is global
     before = None if policy._state.adding else policy.as_record()
@@ -225,7 +225,7 @@ def undo_token(span: Span, coming: set[str]) -> Kept | Restored:
     return Restored(token.project_id, now, wanted, act, kept)
 
 
-def _write_fields(row: models.Model, wanted: Record, tx: Change) -> None:
+def _write_fields(row: models.Model, wanted: Record, tx: OpenChange) -> None:
     """Save the fields of a project or token as a record has them."""
     before = row.as_record()
     for name in FIELDS[row._meta.model_name]:
@@ -285,7 +285,7 @@ def _restore_override(span: Span, coming: set[str]) -> Kept | Restored:
     if limit and Override.objects.filter(limit=limit, token=token, project=project, partition=values).exists():
         return Kept([f"The override {span.label} stays ended, because there is another one since."])
 
-    def begin(tx: Change) -> None:
+    def begin(tx: OpenChange) -> None:
         # Only now, because the limit may have come back by the same undo.
         _write_override(Override(limit=_limit_named(record["limit"]), token=token, project=project), record, tx)
 
@@ -300,7 +300,7 @@ def _limit_named(name: str) -> Limit | None:
     return Limit.objects.filter(policy__slug=slug, name=own).select_related("policy").first()
 
 
-def _write_override(override: Override, wanted: Record, tx: Change) -> None:
+def _write_override(override: Override, wanted: Record, tx: OpenChange) -> None:
     for name in FIELDS["override"]:
         value = wanted.get(name, EMPTY.get(name))
         setattr(override, name, _instant(value) if name == "ends_at" else value)

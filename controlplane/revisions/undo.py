@@ -18,7 +18,7 @@ from controlplane.changes.names import Names
 from controlplane.changes.words import Line, lines
 from controlplane.policies.actions import lock_global_policy
 from controlplane.policies.models import AuditEntry
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.restoring import HANDLERS, Kept, Restored, Span
 
@@ -130,7 +130,7 @@ def spans(entries: Iterable[AuditEntry]) -> list[Span]:
     return list(found.values())
 
 
-def apply(tx: Change, found: UndoPlan, revision: Revision, seen: str) -> None:
+def apply(tx: OpenChange, found: UndoPlan, revision: Revision, seen: str) -> None:
     """
     Undo a published change within the open change *tx*, in which the plan was made.
 

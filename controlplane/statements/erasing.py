@@ -8,7 +8,7 @@ from django.apps import apps
 from django.db.models import ForeignKey, Model, QuerySet
 
 from controlplane.core.transactions import RowsLeft, delete_in_pieces
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.usage.models import Checkpoint
 
 ERASED = "project.erase"
@@ -72,6 +72,6 @@ def erase(project_id: str) -> tuple[dict[str, int], list[str]]:
     return dict(deleted), left
 
 
-def note(tx: Change, project: ErasedProject, deleted: dict[str, int]) -> None:
+def note(tx: OpenChange, project: ErasedProject, deleted: dict[str, int]) -> None:
     """Record in the audit how many rows were deleted."""
     tx.record(ERASED, project, before=None, after={"rows": deleted})  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from controlplane.fleet.models import Instance
 from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import compile
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.usage import checkpoints
 from enforcement.control import inspection
 from enforcement.model import documents
@@ -155,7 +155,7 @@ class Resetting:
     count: int | None = None
 
 
-def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> Resetting:
+def reset(tx: OpenChange, holder: Token | Project, limit: Limit | None = None) -> Resetting:
     """
     Record a reset of one limit or all own limits of *holder*, and delete the counters right after the commit.
 
@@ -178,7 +178,7 @@ def reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> Re
 
 
 def _delete(
-    subject: HolderDocuments, holder: Token | Project, limit: Limit | None, done: Resetting, tx: Change
+    subject: HolderDocuments, holder: Token | Project, limit: Limit | None, done: Resetting, tx: OpenChange
 ) -> None:
     """Delete the counters of a recorded reset, or record that this failed and raise ResetUnfinished."""
     try:
@@ -191,7 +191,7 @@ def _delete(
     done.count = found.count
 
 
-def record_reset(tx: Change, holder: Token | Project, limit: Limit | None = None) -> None:
+def record_reset(tx: OpenChange, holder: Token | Project, limit: Limit | None = None) -> None:
     """Write the audit entry and the outbox entry of a reset, through which enforcers learn of it."""
     project = holder.project_id if isinstance(holder, Token) else holder.pk
     token = holder.pk if isinstance(holder, Token) else None

@@ -8,7 +8,7 @@ Actions on webhooks. Admin and API call these functions with an open change.
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.webhooks.deliveries import enqueue_test
 from controlplane.webhooks.models import PENDING, Delivery, Destination
 from controlplane.webhooks.signing import secret_of
@@ -19,7 +19,7 @@ def secret(destination: Destination) -> str:
     return secret_of(destination.pk, destination.generation)
 
 
-def rotate(tx: Change, destination: Destination) -> str:
+def rotate(tx: OpenChange, destination: Destination) -> str:
     """
     Give a webhook another secret with an audit entry, and return that secret.
 
@@ -34,7 +34,7 @@ def rotate(tx: Change, destination: Destination) -> str:
     return secret(row)
 
 
-def test(tx: Change, destination: Destination) -> Delivery:
+def test(tx: OpenChange, destination: Destination) -> Delivery:
     """
     Save a test message to a webhook with an audit entry, and return its delivery.
 
@@ -48,7 +48,7 @@ def test(tx: Change, destination: Destination) -> Delivery:
     return delivery
 
 
-def replay(tx: Change, delivery: Delivery) -> Delivery:
+def replay(tx: OpenChange, delivery: Delivery) -> Delivery:
     """
     Make a message due now with an audit entry, and return it. It keeps its id and its body.
 

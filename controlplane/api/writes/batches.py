@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from controlplane.api.fields import ReferenceField
 from controlplane.api.problems import Conflict, Problem, model_errors
 from controlplane.api.serializers import StrictSerializer
-from controlplane.publishing.changes import BrokenRules, Change
+from controlplane.publishing.changes import BrokenRules, OpenChange
 
 MOST_ITEMS = 1000
 ITEMS, RESULTS = "items", "results"
@@ -114,12 +114,12 @@ class Batched:
         """Return lists of what is said of new objects, with their places, besides the objects."""
         return {}
 
-    def save_batch(self, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
+    def save_batch(self, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Model]:
         """Save the objects with their audit entries, and return them as they were written, in order."""
         return self.all_as_written(self.create_items(tx, items))
 
     @classmethod
-    def create_items(cls, tx: Change, items: Sequence[dict[str, Any]]) -> list[Model]:
+    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Model]:
         """
         Save the objects with their audit entries, and return them in order.
 

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from controlplane.api.authentication import Access
 from controlplane.changes.differences import differences
 from controlplane.policies.models import AuditEntry, Policy
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 
 # Objects whose differences a response lists. It counts all of them.
 MOST_LISTED = 100
@@ -92,7 +92,7 @@ class Trial:
     changed: int = 0
     touched: frozenset[tuple[str, str]] = frozenset()
 
-    def note(self, response: Response, tx: Change | None, access: Access) -> None:
+    def note(self, response: Response, tx: OpenChange | None, access: Access) -> None:
         """Keep what the open change *tx* has done, and the response to it."""
         self.status, self.result = response.status_code, without_secrets(as_json(response))
         if tx is not None:

@@ -12,7 +12,7 @@ from controlplane.idempotency.models import KeptAnswer
 from controlplane.idempotency.tasks import prune_answers
 from controlplane.policies.models import AuditEntry, Policy
 from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from tests.controlplane.conftest import at_once
 from tests.factories import ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -124,7 +124,7 @@ def test_a_failed_change_leaves_its_key_free(api):
 
 def test_a_change_that_breaks_off_leaves_nothing(api, monkeypatch):
     """Row, audit and kept response are one transaction."""
-    monkeypatch.setattr(Change, "created", lambda *args: 1 / 0)
+    monkeypatch.setattr(OpenChange, "created", lambda *args: 1 / 0)
     assert create(api).status_code == 500
     monkeypatch.undo()
     assert not Project.objects.exists()

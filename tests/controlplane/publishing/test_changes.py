@@ -10,7 +10,7 @@ from django.db.models import RestrictedError
 from controlplane.policies.models import AuditEntry, Limit, Override, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import changes, publisher
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 from controlplane.publishing.models import OutboxEntry, Revision
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -45,7 +45,7 @@ def test_a_change_that_fails_leaves_nothing(actor):
     assert not OutboxEntry.objects.exists()
 
 
-def create_and_fail(tx: Change) -> None:
+def create_and_fail(tx: OpenChange) -> None:
     tx.created(ProjectFactory())
     1 / 0  # noqa: B018
 

@@ -21,7 +21,7 @@ from controlplane.projects.actions import revoke_tokens
 from controlplane.projects.models import Token
 from controlplane.publishing import compile, rebuild
 from controlplane.publishing.basis import last_state
-from controlplane.publishing.changes import Actor, Change, change
+from controlplane.publishing.changes import Actor, OpenChange, change
 from controlplane.publishing.models import OutboxEntry
 from controlplane.publishing.reconcile import OWN_FIELDS, as_document
 from enforcement.model.instants import from_us, to_us
@@ -133,7 +133,7 @@ def _repeated(found: Found, reason: str, *, revoke: bool, suspend: bool) -> list
     return done
 
 
-def _end(tx: Change, found: Found) -> Iterator[str]:
+def _end(tx: OpenChange, found: Found) -> Iterator[str]:
     if found.ended:
         yield f"Revoked {revoke_tokens(tx, Token.objects.filter(pk__in=found.ended))} tokens."
     for pk, end in found.ends.items():
@@ -145,7 +145,7 @@ def _end(tx: Change, found: Found) -> Iterator[str]:
         yield f"Gave {len(found.ends)} tokens the end that they have in the store."
 
 
-def _suspend(tx: Change, found: Found) -> Iterator[str]:
+def _suspend(tx: OpenChange, found: Found) -> Iterator[str]:
     for one in found.suspended:
         one.suspend(tx)
     if found.suspended:

@@ -11,7 +11,7 @@ from controlplane.jobs.models import Job, JobPart
 from controlplane.keys.models import ManagementKey
 from controlplane.policies.models import AuditEntry, Override, Policy
 from controlplane.projects.models import Project
-from controlplane.publishing.changes import Change
+from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import Revision
 from tests.factories import (
     LimitFactory,
@@ -169,16 +169,16 @@ def test_a_killed_worker_creates_each_item_once(api, few, store, monkeypatch):
     """Nothing of the slice that it was at is kept, and the next worker does that one again."""
     api("POST", "policies/batch", {"items": policies(8)})
     work_off(4)  # three check, and one creates
-    record_many = Change.record_many
+    record_many = OpenChange.record_many
 
     def dies(*args) -> None:
         record_many(*args)
         raise Killed
 
-    monkeypatch.setattr(Change, "record_many", dies)
+    monkeypatch.setattr(OpenChange, "record_many", dies)
     with pytest.raises(Killed):
         running.run_next()
-    monkeypatch.setattr(Change, "record_many", record_many)
+    monkeypatch.setattr(OpenChange, "record_many", record_many)
 
     assert (Policy.objects.count(), Job.objects.get().done) == (3, 3)
     work_off()
@@ -376,7 +376,7 @@ def test_a_failing_slice_leaves_the_progress_as_it_was(api, few, monkeypatch):
     api("POST", "policies/batch", {"items": policies(8)})
     work_off(4)
 
-    record_many, calls = Change.record_many, []
+    record_many, calls = OpenChange.record_many, []
 
     def fails(*args) -> None:
         calls.append(args)
@@ -385,7 +385,7 @@ def test_a_failing_slice_leaves_the_progress_as_it_was(api, few, monkeypatch):
             raise ValidationError("The audit is closed.")
 
     monkeypatch.setattr(running, "SLICE_SECONDS", 60.0)
-    monkeypatch.setattr(Change, "record_many", fails)
+    monkeypatch.setattr(OpenChange, "record_many", fails)
     work_off()
     job = Job.objects.get()
 
