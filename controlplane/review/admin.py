@@ -25,7 +25,9 @@ from controlplane.review.pages import (
     FILE,
     NO_REASON,
     NO_START,
+    OTHER_CHANGE,
     REPLAY,
+    SEEN,
     START,
     ReviewedForm,
     ReviewNeeded,
@@ -162,7 +164,10 @@ class ReviewedPolicies(ReviewedForm):
         if not review.is_needed:
             return
         start = request.POST.get(START, "")
-        if error := missing(review, start, request.change.reason):
+        error = missing(review, start, request.change.reason)
+        if start and not error and request.POST.get(SEEN) != review.digest:
+            error = OTHER_CHANGE
+        if error:
             raise ReviewNeeded(saved, before, after, error if start else "")
         if start == SHADOW:
             start_in_shadow(request.change, saved, review.changes)

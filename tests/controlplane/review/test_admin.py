@@ -109,6 +109,16 @@ def test_a_reason_is_required_where_more_is_denied(save, confirm, limit, token, 
     assert Limit.objects.get().quota == 25
 
 
+def test_the_confirmation_of_one_change_is_none_of_another(save, confirm, limit, token):
+    """What is posted with it would do something else than what was read."""
+    response = save(fields_of(limit, quota=10))
+    page = html_of(confirm(response, **{"limits-0-quota": "1"}, _start="enforce", change_reason="Cost"))
+
+    assert "The change would do something else than when you opened the review." in page
+    limit.refresh_from_db()
+    assert limit.quota == 25
+
+
 def test_an_unknown_start_is_refused(save, confirm, limit, token):
     """A start that the page does not offer changes nothing."""
     assert "Choose how to start." in html_of(confirm(save(fields_of(limit, quota=10)), _start="canary"))
