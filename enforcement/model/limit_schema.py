@@ -52,17 +52,26 @@ def _property(field: Field, rest: bool) -> Schema:
     return {**schema, **default, "description": field.help, **example}
 
 
+def _having(properties: dict[str, Schema], *required: str) -> Schema:
+    """
+    Return the schema of an object with such properties beside any others.
+
+    Redocly takes a part of a schema that does not say so for one without others.
+    """
+    schema: Schema = {"properties": properties, "additionalProperties": True}
+    return {**schema, "required": [*required]} if required else schema
+
+
 def _given(name: str, value: Schema) -> Schema:
-    return {"properties": {name: value}, "required": [name]}
+    return _having({name: value}, name)
 
 
 def _only_if(field: Field, condition: Is) -> Schema:
     """Return the rule that a field has its default unless a condition holds, which a field left out may meet, too."""
     other = BY_NAME[condition.field]
-    met: Schema = {"properties": {other.name: {"enum": list(condition.values)}}}
-    if other.default not in condition.values:
-        met["required"] = [other.name]
-    return {"if": met, "then": {}, "else": {"properties": {field.name: _default_only(field)}}}
+    required = [] if other.default in condition.values else [other.name]
+    met = _having({other.name: {"enum": list(condition.values)}}, *required)
+    return {"if": met, "then": {}, "else": _having({field.name: _default_only(field)})}
 
 
 def _default_only(field: Field) -> Schema:
@@ -90,4 +99,4 @@ def _weights() -> Iterator[Schema]:
 
 
 def _if(name: str, value: str, then: Schema) -> Schema:
-    return {"if": _given(name, {"const": value}), "then": {"properties": then}}
+    return {"if": _given(name, {"const": value}), "then": _having(then)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -89,3 +90,21 @@ def test_each_field_is_described():
     """The description is the help of the table."""
     properties = limit_schema()["properties"]
     assert {name: rules["description"] for name, rules in properties.items()} == {f.name: f.help for f in FIELDS}
+
+
+def test_each_part_of_a_rule_says_that_it_is_open():
+    """Redocly takes one that does not for closed, and finds each example of a limit wrong."""
+    parts = [part for rule in limit_schema(rest=True)["allOf"] for part in parts_of(rule)]
+
+    assert len(parts) > len(FIELDS)
+    assert [part for part in parts if "properties" in part and part.get("additionalProperties") is not True] == []
+
+
+def parts_of(rule: Any) -> Iterator[dict[str, Any]]:
+    """Yield a rule and what it is made of, but for the rules of values."""
+    yield rule
+    for name in ("if", "then", "else"):
+        if name in rule:
+            yield from parts_of(rule[name])
+    for one in rule.get("anyOf", ()):
+        yield from parts_of(one)
