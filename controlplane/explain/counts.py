@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Q, QuerySet
 
+from controlplane.core.sums import read_sums, sums
 from controlplane.explain.matches import Matched
 from controlplane.explain.question import Case, Reach
 from controlplane.usage.models import UsageRow
-from controlplane.usage.periods import KEPT, start_of
+from controlplane.usage.periods import COUNTS, KEPT, start_of
 from enforcement.model import calendars
 from enforcement.model.instants import from_us, to_us
 from enforcement.model.limits import Limit
 
-COUNTS = ("allowed", "denied", "would_deny", "cost")
 LENGTHS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 NOTHING = dict.fromkeys(COUNTS, 0)
 Span = tuple[str, datetime, datetime]
@@ -51,8 +51,8 @@ def total_of(case: Case, period: Period) -> dict[str, int] | None:
     if not period.name or case.project is None:
         return None
     rows = UsageRow.objects.filter(period=period.name, at=period.at, project_id=case.project.pk)
-    sums = _summed(rows.filter(token_id=case.token_id, policy_id="", limit_name=""))
-    return None if sums["allowed"] is None else sums
+    row = rows.filter(token_id=case.token_id, policy_id="", limit_name="").aggregate(**sums(COUNTS))
+    return None if row["sum_allowed"] is None else read_sums(row, COUNTS)
 
 
 def of_limits(case: Case, found: Iterable[Matched], period: Period, reach: Reach) -> dict[tuple[str, str, str], Any]:
@@ -152,9 +152,5 @@ def _sums(rows: QuerySet[UsageRow], some: Iterable[Matched]) -> dict[tuple[str, 
     some = list(some)
     rows = rows.filter(policy_id__in={one.policy_id for one in some}, limit_name__in={one.limit.name for one in some})
     names = ("policy_id", "limit_name", "unit")
-    sums = rows.order_by().values(*names).annotate(**{name: Sum(name) for name in COUNTS})
-    return {tuple(row[name] for name in names): {name: row[name] for name in COUNTS} for row in sums}
-
-
-def _summed(rows: QuerySet[UsageRow]) -> dict[str, Any]:
-    return rows.aggregate(**{name: Sum(name) for name in COUNTS})
+    rows = rows.order_by().values(*names).annotate(**sums(COUNTS))
+    return {tuple(row[name] for name in names): read_sums(row, COUNTS) for row in rows}

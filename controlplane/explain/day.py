@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import QuerySet, Sum
+from django.db.models import QuerySet
 
+from controlplane.core.sums import read_sums, sums
 from controlplane.explain.question import Reach
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import UsageRow
-from controlplane.usage.periods import start_of
+from controlplane.usage.periods import DECISIONS, start_of
 
 HOURS = 24
 HEIGHT = 64
-COUNTS = ("allowed", "denied", "would_deny")
 # The share of the width of an hour that its bar takes, so that bars do not touch.
 FILLED = 0.8
 
@@ -76,9 +76,8 @@ def day_of(row: Token | Project | Policy, reach: Reach, now: datetime) -> Day:
     rows = _rows(row).filter(period="hour", at__gte=starts[0])
     if not reach.everything:
         rows = rows.filter(project_id__in=reach.projects.values("pk"))
-    sums = rows.order_by().values("at").annotate(**{name: Sum(name) for name in COUNTS})
-    found = {one["at"]: one for one in sums}
-    hours = tuple(_hour(at, found.get(at, {})) for at in starts)
+    counts = {row["at"]: read_sums(row, DECISIONS) for row in rows.order_by().values("at").annotate(**sums(DECISIONS))}
+    hours = tuple(_hour(at, counts.get(at, {})) for at in starts)
     return Day(hours, tuple(bars_of(hours)), isinstance(row, Policy))
 
 
@@ -90,7 +89,7 @@ def _rows(row: Token | Project | Policy) -> QuerySet[UsageRow]:
 
 
 def _hour(at: datetime, counts: Mapping[str, int]) -> Hour:
-    allowed, denied, would_deny = (counts.get(name, 0) for name in COUNTS)
+    allowed, denied, would_deny = (counts.get(name, 0) for name in DECISIONS)
     # The rows of shadow limits also count what they would have denied of the requests that another limit denied.
     return Hour(at, allowed, denied, min(would_deny, allowed))
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from controlplane.usage.periods import periods_like, start_of
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 HISTORY = 4 * WEEK
@@ -54,15 +56,16 @@ def foretell(
     end = min(until or now + FARTHEST, now + FARTHEST)
     first = min(history, default=now)
     if now - first >= WEEK:
-        step, basis = WEEK, HOURS_OF_WEEK
+        step, most, basis = WEEK, HISTORY // WEEK, HOURS_OF_WEEK
     elif now - first >= timedelta(days=1):
-        step, basis = timedelta(days=1), HOURS_OF_DAY
+        step, most, basis = timedelta(days=1), WEEK.days, HOURS_OF_DAY
     else:
         at = _by_pace(used, remaining, since, now)
         return Forecast(at if at and at < end else None, PACE)
-    left = float(remaining)
+    left, present = float(remaining), start_of("hour", now)
     for start, share in _hours(now, end):
-        use = _mean(history, start, step, first, now) * share
+        like = periods_like(start, step, first, present, most)
+        use = share * sum(history.get(hour, 0) for hour in like) / max(1, len(like))
         if use >= left > 0:
             at = max(start, now) + HOUR * share * (left / use)
             return Forecast(at, basis, at - now >= WEEK)
@@ -84,14 +87,3 @@ def _hours(now: datetime, end: datetime) -> Iterator[tuple[datetime, float]]:
     while start < end:
         yield start, (min(start + HOUR, end) - max(start, now)) / HOUR
         start += HOUR
-
-
-def _mean(history: Mapping[datetime, int], hour: datetime, step: timedelta, first: datetime, now: datetime) -> float:
-    """Return the mean of the last like hours that are over and within the history."""
-    past = hour - step
-    while past + HOUR > now:
-        past -= step
-    total, count = 0, 0
-    while past >= first and count < HISTORY // WEEK if step == WEEK else past >= first and count < WEEK.days:
-        total, count, past = total + history.get(past, 0), count + 1, past - step
-    return total / count if count else 0.0

@@ -11,6 +11,7 @@ from typing import Any
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
+from controlplane.core.sums import rounded_up
 from controlplane.overview.spans import Span
 
 HEIGHT = 176
@@ -24,7 +25,7 @@ Point = Mapping[str, Any]
 
 def chart(series: list[dict[str, Any]]) -> dict[str, Any]:
     """Return bars, grid lines and labels of a stacked chart, with x in per cent and y in pixels from the top."""
-    top = _rounded_up(max((point["allowed"] + point["denied"] for point in series), default=0))
+    top = rounded_up(max((point["allowed"] + point["denied"] for point in series), default=0))
     width = 100 / len(series)
     every = max(1, -(-len(series) // TICKS))
     return {
@@ -80,13 +81,3 @@ def _title(point: Point) -> str:
 
 def _numbers(point: Point, *names: str) -> list[str]:
     return [f"{point[name]:,}" for name in names]
-
-
-def _rounded_up(value: int) -> int:
-    """Return the least number of at least *value* that four equal parts divide into round numbers."""
-    scale = 1
-    while True:
-        for step in (4, 8, 20):
-            if step * scale >= value:
-                return step * scale
-        scale *= 10

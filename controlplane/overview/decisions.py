@@ -8,14 +8,15 @@ from typing import Any
 from django.db.models import Model, Q, QuerySet, Sum
 
 from controlplane.adminkit.site import link_to, list_url
+from controlplane.core.sums import read_sums, sums
 from controlplane.fleet import outages
 from controlplane.overview.spans import Span, input_of
 from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DailyReport, DecisionCount, UsageRow
+from controlplane.usage.periods import DECISIONS
 
-COUNTS = ("allowed", "denied", "would_deny")
-NOTHING = dict.fromkeys(COUNTS, 0)
+NOTHING = dict.fromkeys(DECISIONS, 0)
 TOP = 5
 # Lists of usage sorted by one of their columns, the highest first.
 ALLOWED, DENIED, WOULD_DENY = "of=decisions&o=-6", "of=decisions&o=-7", "of=limits&o=-8"
@@ -41,8 +42,7 @@ def sums_of(projects: QuerySet[Project] | None, span: Span, now: datetime) -> Su
     rows = DecisionCount.objects.filter(policy_id="", period=span.period, at__gte=span.before_start(now), at__lt=now)
     if projects is not None:
         rows = rows.filter(project_id__in=projects.values("pk"))
-    sums = rows.values_list("at").annotate(*(Sum(name) for name in COUNTS))
-    return {at: dict(zip(COUNTS, numbers, strict=True)) for at, *numbers in sums}
+    return {row["at"]: read_sums(row, DECISIONS) for row in rows.values("at").annotate(**sums(DECISIONS))}
 
 
 def series_of(sums: Sums, span: Span, now: datetime) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def totals_of(steps: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return the sum of each count."""
     totals = dict(NOTHING)
     for step in steps:
-        for name in COUNTS:
+        for name in DECISIONS:
             totals[name] += step[name]
     return totals
 

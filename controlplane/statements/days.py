@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db.models import QuerySet, Sum
+from django.db.models import QuerySet
 
+from controlplane.core.sums import read_sums, rounded_up, sums
 from controlplane.projects.zones import next_month
 from controlplane.statements.report import COUNTS, METERED, TOTAL, Line, Scope, counts_of, decisions_of
 from controlplane.usage.models import MeteredRow, UsageRow
-from controlplane.usage.periods import KEPT
+from controlplane.usage.periods import KEPT, periods_like
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -115,10 +116,10 @@ def _day_at(at: datetime, zone: ZoneInfo) -> date:
 
 
 def _add(found: dict[date, dict[str, int]], rows: QuerySet, names: Sequence[str], day_at: Any) -> None:
-    for row in rows.order_by().values("at").annotate(**{f"sum_{name}": Sum(name) for name in names}):
+    for row in rows.order_by().values("at").annotate(**sums(names)):
         counts = found.setdefault(day_at(row["at"]), {})
-        for name in names:
-            counts[name] = counts.get(name, 0) + row[f"sum_{name}"]
+        for name, number in read_sums(row, names).items():
+            counts[name] = counts.get(name, 0) + number
 
 
 def _foretold(sums: Mapping[date, dict[str, int]], first: date, last: date, now: datetime, zone: str) -> Days:
@@ -140,11 +141,10 @@ def _foretold(sums: Mapping[date, dict[str, int]], first: date, last: date, now:
 
 def _means(sums: Mapping[date, dict[str, int]], history: Sequence[date], day: date) -> dict[str, float]:
     """Return the mean of the past days with the name of *day*, or of all if the history is shorter than a week."""
-    alike = [past for past in history if past.weekday() == day.weekday()] if len(history) >= WEEK_DAYS else history
-    if not alike:
-        return {}
+    step = DAY if len(history) < WEEK_DAYS else WEEK_DAYS * DAY
+    like = periods_like(day, step, history[0], history[-1] + DAY, len(history)) if history else ()
     names = (*COUNTS, *METERED)
-    return {name: sum(sums.get(past, {}).get(name, 0) for past in alike) / len(alike) for name in names}
+    return {name: sum(sums.get(past, {}).get(name, 0) for past in like) / len(like) for name in names} if like else {}
 
 
 def lines_of(found: Days | None) -> list[Line]:
@@ -161,7 +161,7 @@ def chart(found: Days, name: str) -> dict[str, Any]:
         name: The count that it shows, "micros" or "allowed".
     """
     most = max((day.counts.get(name, 0) + day.rest.get(name, 0) for day in found.days), default=0)
-    top = _rounded_up(most, 1_000_000 if name == "micros" and most > 1_000_000 else 1)
+    top = rounded_up(most, 1_000_000 if name == "micros" and most > 1_000_000 else 1)
     width = 100 / max(len(found.days), 1)
     grid = [{"y": round(HEIGHT * (1 - part / 4), 1), "value": top * part // 4} for part in range(5)]
     return {"height": HEIGHT, "grid": grid, "bars": [_bar(day, name, top, width) for day in found.days]}
@@ -174,16 +174,6 @@ def _bar(one: Day, name: str, top: int, width: float) -> dict[str, Any]:
     x = {"x": round(left + 0.1 * width, 2), "width": round(0.8 * width, 2), "middle": round(left + 0.5 * width, 2)}
     y = {"y": HEIGHT - height, "height": height, "above_y": round(HEIGHT - height - above, 1), "above": above}
     return {"one": one, "counted": counted, "expected": expected, **x, **y}
-
-
-def _rounded_up(value: int, unit: int) -> int:
-    """Return the least number of at least *value* that four equal parts divide into round numbers of the unit."""
-    scale = unit
-    while True:
-        for step in (4, 8, 20):
-            if step * scale >= value:
-                return step * scale
-        scale *= 10
 
 
 def _range(first: date, last: date) -> list[date]:

@@ -2,6 +2,7 @@
 
 from django.db import models
 
+from controlplane.usage.periods import COUNTS
 from enforcement.metering.tally import MAX_MODEL_LENGTH
 
 
@@ -17,7 +18,7 @@ class MonthRow(models.Model):
     """
 
     KEY = ("month", "project_id", "token_id", "policy_id", "limit_name", "unit", "correction")
-    COUNTS = ("allowed", "denied", "would_deny", "cost")
+    COUNTS = COUNTS
 
     month = models.DateField()
     project_id = models.CharField(max_length=40)

@@ -8,6 +8,7 @@ from typing import Any
 from django.db.models import Count, F, OuterRef, QuerySet, Subquery, Sum, Window
 from django.db.models.fields.json import KeyTextTransform
 
+from controlplane.core.sums import read_sums, sums
 from controlplane.core.transactions import much_memory
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
@@ -105,8 +106,8 @@ class Summary:
 def summary(scope: Scope) -> Summary:
     """Return the summary of a statement. Of a popular policy, the database takes long to read the rows only once."""
     by = ("policy_id", "limit_name", "unit", "correction")
-    usage = list(scope.usage().order_by().values(*by).annotate(**_sums(COUNTS)))
-    metered = list(scope.metered().order_by().values("correction").annotate(**_sums(METERED)))
+    usage = list(scope.usage().order_by().values(*by).annotate(**sums(COUNTS)))
+    metered = list(scope.metered().order_by().values("correction").annotate(**sums(METERED)))
     whole, late = Line("Total"), {}
     limits: dict[tuple[str, ...], Line] = {}
     for name in (*counts_of(scope), *METERED):
@@ -227,17 +228,9 @@ def of_projects(month: date, projects: QuerySet[Project]) -> list[Line]:
 
 
 def _merge(lines: dict[Any, Line], rows: QuerySet, names: tuple[str, ...]) -> None:
-    found = rows.order_by().values("line").annotate(**_sums(names)).order_by(f"-sum_{names[0]}", "line")
+    found = rows.order_by().values("line").annotate(**sums(names)).order_by(f"-sum_{names[0]}", "line")
     for row in found:
-        lines.setdefault(row["line"], Line("")).counts.update(_named(row, names))
-
-
-def _sums(names: tuple[str, ...]) -> dict[str, Sum]:
-    return {f"sum_{name}": Sum(name) for name in names}
-
-
-def _named(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, int]:
-    return {name: row[f"sum_{name}"] or 0 for name in names}
+        lines.setdefault(row["line"], Line("")).counts.update(read_sums(row, names))
 
 
 def _busiest(line: Line) -> tuple[int, int, str]:

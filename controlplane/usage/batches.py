@@ -7,7 +7,7 @@ from operator import le
 from typing import Any, NamedTuple, Self, TypeVar
 
 from controlplane.prices.models import BrokenRow
-from controlplane.usage.periods import KEPT
+from controlplane.usage.periods import COUNTS, KEPT
 from enforcement.metering.broken import BROKEN_NAMES
 from enforcement.metering.samples import MAX_TOOL_LENGTH, SAMPLE_COUNTS, SUMS
 from enforcement.metering.tally import COUNT_NAMES, MAX_MODEL_LENGTH, MeteredCounts
@@ -30,7 +30,6 @@ MOST_AHEAD = timedelta(hours=1)
 MOST_BEHIND = max(KEPT.values())
 
 NAMES = ("project_id", "token_id", "policy_id", "limit_name", "unit")
-COUNTS = ("allowed", "denied", "would_deny", "cost")
 # A cost may be negative, because a settlement returns permits that an earlier batch counted.
 LEAST = {"allowed": 0, "denied": 0, "would_deny": 0, "cost": -MAX_COUNT}
 MAY_BE_EMPTY = {"token_id", "policy_id", "limit_name", "model", "tool"}

@@ -2,11 +2,10 @@
 
 from datetime import UTC, date, datetime, timedelta
 
-from django.db.models import Sum
-
+from controlplane.core.sums import read_sums, sums
 from controlplane.usage import report, report_render
-from controlplane.usage.batches import COUNTS
 from controlplane.usage.models import DailyReport
+from controlplane.usage.periods import COUNTS
 
 # The days for which a missing report is still written, because a worker was down or usage came late.
 DAYS_BACK = 7
@@ -36,10 +35,8 @@ def write_missing(now: datetime) -> list[date]:
 
 def _is_due(day: date, *, is_yesterday: bool) -> bool:
     kept = DailyReport.objects.filter(day=day).values_list("summary", flat=True).first()
-    sums = (
-        report.day_rows(day).filter(limit_name="").aggregate(**{f"sum_{name}": Sum(name, default=0) for name in COUNTS})
-    )
+    counts = read_sums(report.day_rows(day).filter(limit_name="").aggregate(**sums(COUNTS)), COUNTS)
     if kept is None:
         # Yesterday always has a report, an earlier day only if it had usage.
-        return is_yesterday or any(sums.values())
-    return any(kept.get(name) != sums[f"sum_{name}"] for name in COUNTS)
+        return is_yesterday or any(counts.values())
+    return any(kept.get(name) != counts[name] for name in COUNTS)

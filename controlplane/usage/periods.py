@@ -1,7 +1,12 @@
-"""The periods in which usage is counted, and how long each is kept."""
+"""The counts of usage, the periods in which they are summed up, and how long each is kept."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from typing import TypeVar
 
+At = TypeVar("At", date, datetime)
+
+DECISIONS = ("allowed", "denied", "would_deny")
+COUNTS = (*DECISIONS, "cost")
 PERIODS = ("minute", "hour", "day")
 KEPT = {"minute": timedelta(hours=48), "hour": timedelta(days=90), "day": timedelta(days=730)}
 
@@ -12,3 +17,23 @@ def start_of(period: str, at: datetime) -> datetime:
     if period == "minute":
         return minute
     return minute.replace(minute=0) if period == "hour" else minute.replace(hour=0, minute=0)
+
+
+def periods_like(at: At, step: timedelta, first: At, end: At, most: int) -> list[At]:
+    """
+    Return the starts of past periods that are like the one at *at*, the last first. A forecast is their mean.
+
+    Args:
+        step: From one like period to the next, such as a week.
+        first: Start of the first period with a history.
+        end: Start of the first period that is not over.
+        most: Most periods to return.
+    """
+    past = at - step
+    while past >= end:
+        past -= step
+    starts = []
+    while past >= first and len(starts) < most:
+        starts.append(past)
+        past -= step
+    return starts

@@ -1,4 +1,4 @@
-"""The usage of one day, summed up for people."""
+"""The usage of one day, read_sums up for people."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -8,18 +8,19 @@ from heapq import nlargest
 from itertools import batched
 from typing import Any
 
-from django.db.models import F, Model, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import F, Model, OuterRef, Q, QuerySet, Subquery
 from django.db.models.fields.json import KeyTextTransform
 
 from controlplane.core.money import exact, permits
+from controlplane.core.sums import read_sums, sums
 from controlplane.core.text import escaped
 from controlplane.fleet import outages
 from controlplane.fleet.outages import Outage
 from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.reservations.models import LOST, Reservation
-from controlplane.usage.batches import COUNTS
 from controlplane.usage.models import MeteredRow, UsageRow
+from controlplane.usage.periods import COUNTS
 from enforcement.metering.tally import COUNT_NAMES
 
 TOP = 10
@@ -151,12 +152,12 @@ def build(day: date, now: datetime) -> Report:
 def totals_by_model(rows: QuerySet[MeteredRow]) -> list[ModelLine]:
     """Return the sums of each model, the dearest first, as a new list."""
     lines: dict[str, ModelLine] = {}
-    sums = {f"sum_{name}": Sum(name) for name in COUNT_NAMES}
-    for row in rows.order_by().values("model", "settled_as", "approximate").annotate(**sums):
+    for row in rows.order_by().values("model", "settled_as", "approximate").annotate(**sums(COUNT_NAMES)):
         line = lines.setdefault(row["model"], ModelLine(escaped(row["model"])))
-        for name in COUNT_NAMES:
-            setattr(line, name, getattr(line, name) + row[f"sum_{name}"])
-        requests = row["sum_requests"]
+        counts = read_sums(row, COUNT_NAMES)
+        for name, number in counts.items():
+            setattr(line, name, getattr(line, name) + number)
+        requests = counts["requests"]
         line.approximate += requests if row["approximate"] else 0
         line.settled_as[row["settled_as"]] = line.settled_as.get(row["settled_as"], 0) + requests
     return sorted(lines.values(), key=lambda line: (-line.micros, -line.requests, line.model))
@@ -170,10 +171,9 @@ def totals_by_label(rows: QuerySet[MeteredRow], name: str, at_most: int) -> list
     deleted tokens, and for requests without a token.
     """
     values = Token.objects.filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
-    sums = {f"sum_{count}": Sum(count) for count in COUNT_NAMES}
-    found = rows.order_by().annotate(value=Subquery(values.values("label"))).values("value").annotate(**sums)
-    lines = found.order_by("-sum_micros", "-sum_requests", "value")[:at_most]
-    return [{"value": line["value"], **{count: line[f"sum_{count}"] for count in COUNT_NAMES}} for line in lines]
+    by_value = rows.order_by().annotate(value=Subquery(values.values("label"))).values("value")
+    lines = by_value.annotate(**sums(COUNT_NAMES)).order_by("-sum_micros", "-sum_requests", "value")[:at_most]
+    return [{"value": line["value"], **read_sums(line, COUNT_NAMES)} for line in lines]
 
 
 def lost_reservations(day: date) -> LostReservations:

@@ -137,9 +137,9 @@ def test_the_chart_stacks_the_forecast_on_what_was_counted(berlin):
     drawn = chart(days_of(scope(berlin), NOW), "allowed")
 
     today, tomorrow = drawn["bars"][25], drawn["bars"][26]
-    assert [line["value"] for line in drawn["grid"]] == [0, 50, 100, 150, 200]
-    assert (today["y"], today["height"], today["above_y"], today["above"]) == (104.0, 26.0, 74.1, 29.9)
-    assert (tomorrow["height"], tomorrow["above_y"], tomorrow["above"]) == (0.0, 65.0, 65.0)
+    assert [line["value"] for line in drawn["grid"]] == [0, 30, 60, 90, 120]
+    assert (today["y"], today["height"], today["above_y"], today["above"]) == (86.7, 43.3, 36.9, 49.8)
+    assert (tomorrow["height"], tomorrow["above_y"], tomorrow["above"]) == (0.0, 21.7, 108.3)
 
 
 def test_the_page_shows_the_days_and_files_group_by_them(as_ann, berlin):
