@@ -341,16 +341,14 @@ def _joined(plan: LivePlan, passed: bool, now_us: int, parts: Iterable[tuple[Par
     Args:
         parts: Each with the reply about it, with marks, and the permits on lease that its limits have left as well.
     """
-    rows: list[Sequence[int]] = [()] * len(plan.bounds)
+    joined = [int(passed), now_us] + [0] * (MARKED * len(plan.bounds))
     for part, reply, held in parts:
         found, at = reply.numbers, 2
         for index in part.indexes:
-            row = found[at : at + MARKED]
-            rows[index] = (row[0] + held, *row[1:]) if held else row
+            place = 2 + MARKED * index
+            joined[place : place + MARKED] = found[at : at + MARKED]
+            joined[place] += held
             at += MARKED
-    joined = [int(passed), now_us]
-    for row in rows:
-        joined += row
     return Reply(joined, MARKED)
 
 
