@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from controlplane.audit.models import AuditEntry
+from controlplane.changes.change import Change
 from controlplane.changes.fields import Record
 from controlplane.changes.words import is_override
 from controlplane.policies.models import Limit, Policy
@@ -49,6 +50,11 @@ class Names:
     def of(cls, entries: Iterable[AuditEntry]) -> "Names":
         """Return the names in the records of some audit entries."""
         return cls(record for entry in entries for record in (entry.before, entry.after))
+
+    @classmethod
+    def of_change(cls, change: Change) -> "Names":
+        """Return the names in the records of a change."""
+        return cls(record for one in change.objects for record in (one.before, one.after))
 
     def shown(self, value: str) -> str:
         """Return the slug of a policy or project or the name of a token with this id, or the value itself."""

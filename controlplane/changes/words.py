@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.changes.change import ObjectChange
 from controlplane.changes.differences import Difference, differences, limits_of
 from controlplane.changes.fields import Names, Path, Record, until
 from controlplane.changes.fields import label_of as label_of_object
@@ -74,6 +75,11 @@ def lines(
     else:
         found = list(_summed(kind, before, after, names))
     return found or [Line(text="as it was")]
+
+
+def lines_of(one: ObjectChange, names: Names) -> list[Line]:
+    """Return what becomes of an object in words, at least one line."""
+    return lines(one.kind, one.before, one.after, names)
 
 
 def label_of(kind: str, path: Path, record: Record) -> str:

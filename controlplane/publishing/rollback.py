@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.core.exceptions import ValidationError
 
-from controlplane.drafts.models import PolicyDraft
+from controlplane.audit.models import AuditEntry
+from controlplane.changes.change import Change, ObjectChange
+from controlplane.changes.writing import write
 from controlplane.emergency.document import PROJECTS_NAMED
-from controlplane.policies.actions import lock_global_policy, replace_limits, set_global_policy
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.policies.actions import lock_global_policy, set_global_policy
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import Revision
-from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.partitions import DEFAULT_CAP
 
 
@@ -32,16 +33,15 @@ def rollback(tx: OpenChange, number: int) -> None:
     """
     documents = documents_at(number)
     lock_global_policy()  # before the policies, as every change of the global policy locks it first
-    for name, document in documents.items():
-        if name.startswith("policy:") and document:
-            _restore_policy(tx, document)
     emergency = documents.get("emergency") or {}
-    suspended = [*emergency.get("projects", []), *(row["id"] for row in emergency.get("ending_projects", []))]
+    suspended = {*emergency.get("projects", []), *(row["id"] for row in emergency.get("ending_projects", []))}
     unnamed = len(suspended) >= PROJECTS_NAMED  # others may have been suspended, too
+    changes = [_policy_at(document) for name, document in documents.items() if name.startswith("policy:") and document]
     for name, document in documents.items():
         if name.startswith("project:") and document:
             inactive = not document["active"]
-            _restore_project(tx, document, suspended=document["id"] in suspended or (unnamed and inactive))
+            changes.append(_project_at(document, document["id"] in suspended or (unnamed and inactive)))
+    write(tx, Change(tuple(one for one in changes if one and one.before != one.after)), "rollback")
     if everywhere := documents.get("global"):  # without the document it is unknown which policy was global, if any
         set_global_policy(tx, Policy.objects.get(pk=everywhere["policy"]) if everywhere["policy"] else None)
 
@@ -63,28 +63,22 @@ def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
     return documents
 
 
-def _restore_policy(tx: OpenChange, document: dict[str, Any]) -> None:
+def _policy_at(document: dict[str, Any]) -> ObjectChange | None:
+    """Return what a policy becomes by its document, or None for a deleted one whose owner is deleted too."""
     policy = Policy.objects.select_for_update().filter(pk=document["id"]).first()
-    before = policy and policy.as_record()
-    policy = policy or deleted_policy(document)
-    if policy is None:
-        return
-    if before and _as_published(before) == _as_published(document):
-        return
-    policy.slug, policy.name, policy.metering = document["slug"], document["name"], document.get("metering", {})
-    policy.full_clean(exclude=["name", "description"])  # an old text may break a younger rule
-    policy.save()
-    if before is None:
-        PolicyDraft.give_back(policy)
-    limits = [LimitValue.from_json(limit, published=True) for limit in document["limits"]]
-    replace_limits(tx, policy, limits, restored=True)
-    policy = Policy.objects.get(pk=policy.pk)
-    tx.record("policy.rollback", policy, before=before, after=policy.as_record())
+    before = policy.as_record() if policy else None
+    record = before or _deleted(document)
+    if record is None:
+        return None
+    published = {name: document[name] for name in ("slug", "name", "limits")}
+    if document.get("metering", {}) != record.get("metering", {}):
+        published["metering"] = document.get("metering", {})
+    return ObjectChange("policy", document["id"], document["slug"], before, {**record, **published})
 
 
-def deleted_policy(document: dict[str, Any]) -> Policy | None:
+def _deleted(document: dict[str, Any]) -> dict[str, Any] | None:
     """
-    Return a new row for a deleted policy, with its owner and description, or None if its owner is deleted too.
+    Return the last record of a deleted policy, or None if its owner is deleted too.
 
     The document does not name the owner, and a policy without one is shared by all projects. The audit names it.
     """
@@ -96,30 +90,23 @@ def deleted_policy(document: dict[str, Any]) -> Policy | None:
     owner = record["project"]
     if owner and not Project.objects.filter(pk=owner).exists():
         return None
-    return Policy(pk=document["id"], project_id=owner, description=record["description"])
+    return {**record, "is_global": False, "managed_by": ""}
 
 
-def _as_published(record: dict[str, Any]) -> tuple[Any, ...]:
-    return record["slug"], record["name"], record["limits"], record.get("metering", {})
+def _project_at(document: dict[str, Any], suspended: bool) -> ObjectChange | None:
+    """
+    Return what a project becomes by its document, or None for one that is deleted.
 
-
-def _restore_project(tx: OpenChange, document: dict[str, Any], *, suspended: bool) -> None:
-    """Restore a project. One that was suspended at the time was published as inactive, which says nothing of it."""
-    try:
-        project = Project.objects.select_for_update().get(pk=document["id"])
-    except ObjectDoesNotExist:
-        return
+    One that was suspended at the time was published as inactive, which says nothing of it.
+    """
+    project = Project.objects.select_for_update().filter(pk=document["id"]).first()
+    if project is None:
+        return None
+    before = project.as_record()
     published = {
-        "policy_id": document["policy"],
-        "anonymous_policy_id": document.get("anonymous_policy"),
+        "policy": document["policy"],
+        "anonymous_policy": document.get("anonymous_policy"),
         "active": project.active if suspended else document["active"],
         "partition_cap": document.get("partition_cap", DEFAULT_CAP),
     }
-    if all(getattr(project, name) == value for name, value in published.items()):
-        return
-    before = project.as_record()
-    for name, value in published.items():
-        setattr(project, name, value)
-    project.full_clean(exclude=["name"])
-    project.save()
-    tx.record("project.rollback", project, before=before, after=project.as_record())
+    return ObjectChange("project", project.pk, str(project), before, {**before, **published})

@@ -20,8 +20,10 @@ from controlplane.access.scope import is_operator, may, projects_of
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
+from controlplane.changes.change import Change
 from controlplane.changes.entries import details, in_words
 from controlplane.changes.names import Names
+from controlplane.changes.words import lines_of
 from controlplane.core.text import PRINTABLE
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
@@ -225,7 +227,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
             messages.error(request, f"Nothing was changed. {' '.join(exc.messages)}")
             return HttpResponseRedirect(change_url(revision))
         check(plan, request)
-        urls = object_urls((step.span.type, step.span.pk) for step in plan.steps)
+        urls, names = object_urls((one.kind, one.pk) for one in plan.objects), Names.of_change(plan)
         form.data = {**form.data.dict(), "seen": plan.digest} if form.is_bound else form.data
         return self.page(
             request,
@@ -233,7 +235,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
             title=f"Undo revision {number}",
             revision=revision,
             plan=plan,
-            steps=[(step, urls.get((step.span.type, step.span.pk))) for step in plan.steps],
+            objects=[(one, urls.get((one.kind, one.pk)), lines_of(one, names)) for one in plan.objects],
             form=form,
             next=publisher.last_revision() + 1,
             later=Revision.objects.filter(number__gt=number).exists(),
@@ -251,7 +253,7 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:publishing_revision_changelist"))
 
 
-def check(plan: undo.UndoPlan, request: HttpRequest) -> None:
+def check(plan: Change, request: HttpRequest) -> None:
     """Raise PermissionDenied unless the user may change everything that the plan changes back."""
     if not all(may(request.user, EDITOR, project) for project in plan.projects):
         raise PermissionDenied

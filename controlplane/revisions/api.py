@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,9 +14,12 @@ from controlplane.api.problems import Conflict
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView
 from controlplane.api.writes.trials import Trial, TrialSerializer
+from controlplane.changes.change import Change, ObjectChange
+from controlplane.changes.names import Names
+from controlplane.changes.words import lines_of
 from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import Revision
-from controlplane.revisions.undo import Changed, UndoPlan, apply, locked
+from controlplane.revisions.undo import Changed, apply, locked
 from controlplane.revisions.undo import plan as plan_of
 
 CHANGED = "Something was changed after the plan was made. Ask for a new plan with dry_run=true."
@@ -39,11 +42,19 @@ class LineSerializer(serializers.Serializer):
     after = serializers.CharField(source="new", help_text="The value that comes back, in words.")
 
 
+@extend_schema_field(LineSerializer(many=True))
+class LinesField(serializers.Field):
+    """What becomes of an object, in words. The context has the ``names`` of what its records name by an id."""
+
+    def to_representation(self, value: ObjectChange) -> Any:
+        return LineSerializer(lines_of(value, self.context["names"]), many=True).data
+
+
 class StepSerializer(serializers.Serializer):
-    type = serializers.CharField(source="span.type", help_text="For example policy.")
-    id = serializers.CharField(source="span.pk")
-    label = serializers.CharField(source="span.label")
-    changes = LineSerializer(source="lines", many=True)
+    type = serializers.CharField(source="kind", help_text="For example policy.")
+    id = serializers.CharField(source="pk")
+    label = serializers.CharField()
+    changes = LinesField(source="*")
 
 
 class UndoneSerializer(serializers.Serializer):
@@ -52,7 +63,7 @@ class UndoneSerializer(serializers.Serializer):
         allow_null=True, help_text="The new revision. Null if it is pending, or if nothing was changed."
     )
     plan = serializers.CharField(help_text="Names what is done.")
-    objects = StepSerializer(source="steps", many=True, help_text="What is changed back, in this order.")
+    objects = StepSerializer(many=True, help_text="What is changed back, in this order.")
     stays = serializers.ListField(child=serializers.CharField(), help_text="What stays as it is, in sentences.")
 
 
@@ -91,9 +102,10 @@ class UndoView(ApiView):
             raise Conflict(f"Nothing was changed. {' '.join(exc.messages)}", "cannot_be_undone") from exc
         new = self.tx.revision if self.tx else None
         done = {"undone": revision.number, "revision": new, "plan": plan.digest}
-        return Response(UndoneSerializer({**done, "steps": plan.steps, "stays": plan.stays}).data)
+        answer = {**done, "objects": plan.objects, "stays": plan.stays}
+        return Response(UndoneSerializer(answer, context={"names": Names.of_change(plan)}).data)
 
-    def _undo(self, revision: Revision, body: dict[str, Any]) -> UndoPlan:
+    def _undo(self, revision: Revision, body: dict[str, Any]) -> Change:
         """Undo a revision, and return what was done."""
         with self.change(body["reason"]) as tx:
             plan = plan_of(locked(AuditEntry.objects.all(), revision))

@@ -52,7 +52,7 @@ def undone(actor):
         with change(actor=actor, reason="too tight") as tx:
             plan = undo.plan(undo.locked(entries, revision, chosen))
             undo.apply(tx, plan, revision, seen)
-        return tx.revision, plan.stays
+        return tx.revision, [*plan.stays]
 
     return run
 
@@ -171,7 +171,7 @@ def test_what_an_undo_leaves_out_is_said(limit, actor):
     with change(actor=actor) as tx:
         tx.record("token.suspend", token, before={**token.as_record()}, after={**token.as_record(), "suspended": True})
 
-    assert undo.plan(AuditEntry.objects.all()).stays == [f"Suspended of {token} is not undone here."]
+    assert undo.plan(AuditEntry.objects.all()).stays == (f"Suspended of {token} is not undone here.",)
 
 
 def test_a_revoked_token_stays_revoked(store, actor, undone):
@@ -184,7 +184,7 @@ def test_a_revoked_token_stays_revoked(store, actor, undone):
         undone(tx.revision)
 
     plan = undo.plan(AuditEntry.objects.all())
-    assert plan.stays == [f"Token web ({token.prefix}…) stays revoked. Issue a new one, which has a new secret."]
+    assert [*plan.stays] == [f"Token web ({token.prefix}…) stays revoked. Issue a new one, which has a new secret."]
 
 
 def test_a_new_override_ends(limit, actor, undone):
@@ -295,5 +295,5 @@ def test_an_override_that_has_a_successor_stays_ended(limit, actor):
 
     plan = undo.plan(undo.entries_to_undo(AuditEntry.objects.all(), Revision.objects.get(number=tx.revision)))
 
-    assert plan.steps == []
-    assert plan.stays == [f"The override {override} stays ended, because there is another one since."]
+    assert plan.objects == ()
+    assert [*plan.stays] == [f"The override {override} stays ended, because there is another one since."]
