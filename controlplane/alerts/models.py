@@ -94,7 +94,7 @@ class AlertRule(models.Model):
             raise ValidationError({"amount": ValidationError("Must be an amount of money above 0.", code="required")})
         if kind.within and (self.within_seconds or 0) > kind.most_within:
             message = f"Must be at most {kind.most_within} seconds for this kind, got {self.within_seconds}."
-            raise ValidationError({"within_seconds": ValidationError(message, code="max_value")})
+            raise ValidationError({"within_seconds": ValidationError(message, code="range")})
         self._drop_foreign(kind)
 
     def _drop_foreign(self, kind: Kind) -> None:

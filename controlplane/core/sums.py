@@ -13,7 +13,7 @@ def sums(names: Iterable[str]) -> dict[str, Sum]:
 
 
 def read_sums(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:
-    """Return the sums in a row of a result by the names of the columns. Without any row read_sums up they are 0."""
+    """Return the sums in a row of a result by the names of the columns. Each is 0 without any row to sum up."""
     return {name: row[f"sum_{name}"] or 0 for name in names}
 
 

@@ -152,5 +152,5 @@ def _sums(rows: QuerySet[UsageRow], some: Iterable[Matched]) -> dict[tuple[str, 
     some = list(some)
     rows = rows.filter(policy_id__in={one.policy_id for one in some}, limit_name__in={one.limit.name for one in some})
     names = ("policy_id", "limit_name", "unit")
-    rows = rows.order_by().values(*names).annotate(**sums(COUNTS))
-    return {tuple(row[name] for name in names): read_sums(row, COUNTS) for row in rows}
+    found = rows.order_by().values(*names).annotate(**sums(COUNTS))
+    return {(row["policy_id"], row["limit_name"], row["unit"]): read_sums(row, COUNTS) for row in found}

@@ -32,7 +32,7 @@ def periods_like(at: At, step: timedelta, first: At, end: At, most: int) -> list
     past = at - step
     while past >= end:
         past -= step
-    starts = []
+    starts: list[At] = []
     while past >= first and len(starts) < most:
         starts.append(past)
         past -= step

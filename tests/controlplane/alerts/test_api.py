@@ -58,7 +58,7 @@ def test_a_rule_is_made_with_the_usual_numbers(api, store, chat):
         ({"kind": "spend"}, "#/amount", "required"),
         ({"kind": "spend", "amount": 0}, "#/amount", "min_value"),
         ({"kind": "spend", "amount": 2.5}, "#/amount", "fraction"),
-        ({"kind": "denials", "within_seconds": 3_601}, "#/within_seconds", "max_value"),
+        ({"kind": "denials", "within_seconds": 3_601}, "#/within_seconds", "range"),
         ({"webhooks": "all"}, "#/webhooks", "invalid"),
         ({"webhooks": ["whk_none"]}, "#/webhooks", "does_not_exist"),
         ({"evaluated_at": None}, "#/evaluated_at", "unknown_field"),
