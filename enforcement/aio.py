@@ -216,9 +216,9 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         if not self._ready:
             await self._starts.result("", lambda: self.start(self._first_wait()))
         derived = self._documents.derived
-        kept: LivePlan | None = derived.plans.get(token) if type(token) is str else None
-        if kept is not None:
-            return kept
+        cached: LivePlan | None = derived.plans.get(token) if type(token) is str else None
+        if cached is not None:
+            return cached
         lookup = self._engine.lookup
         found = lookup.known(token)
         if isinstance(found, str):

@@ -93,8 +93,8 @@ def _read_roles(user: Any) -> dict[str, str]:
 
 def _kept(user: Any, name: str, read: Any) -> Any:
     """Return what *read* returns. The user, whom each request loads anew, keeps it."""
-    kept: dict[str, Any] = getattr(user, "_sluicegate_access", {})
-    user._sluicegate_access = kept
-    if name not in kept:
-        kept[name] = read()
-    return kept[name]
+    cache: dict[str, Any] = getattr(user, "_sluicegate_access", {})
+    user._sluicegate_access = cache
+    if name not in cache:
+        cache[name] = read()
+    return cache[name]

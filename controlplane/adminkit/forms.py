@@ -185,8 +185,8 @@ class OneErrorForm(forms.ModelForm):
         """Return those of the model's errors that are not shown yet. Its constraints may repeat its clean()."""
         if name != NON_FIELD_ERRORS and name in self._errors:
             return []
-        told = set(self._errors.get(name, []))
-        return [error for error in errors if not told.issuperset(error.messages) and not told.update(error.messages)]
+        shown = set(self._errors.get(name, []))
+        return [error for error in errors if not shown.issuperset(error.messages) and not shown.update(error.messages)]
 
 
 # The button of a review that leads back to the form.

@@ -42,8 +42,8 @@ def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
     shows whether the rows are still the same then.
     """
     everything = request.POST.get("select_across") == "1"
-    kept = _kept(request)
-    digest = digest_of(rows) if kept is None else kept.digest
+    saved = _kept(request)
+    digest = digest_of(rows) if saved is None else saved.digest
     count = count_in(digest)
     shown = _first(rows, count)
     return {
@@ -85,8 +85,8 @@ def has_changed(request: HttpRequest, rows: QuerySet) -> bool:
     seen = request.POST.get("selection")
     if seen is None:
         return False
-    if kept := _kept(request):
-        return seen != kept.digest
+    if saved := _kept(request):
+        return seen != saved.digest
     return seen != digest_of(rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME)))
 
 

@@ -43,17 +43,17 @@ def advise(policy: Policy, posted: Mapping[str, str], projects: QuerySet[Project
     if policy._state.adding and posted.get("project"):
         policy.project = projects.filter(pk=posted["project"]).first()
     rows = {prefix: _fields(posted, prefix) for prefix in _prefixes(posted)}
-    told = {prefix: explain(policy, fields.items()) for prefix, fields in rows.items()}
+    limits = {prefix: explain(policy, fields.items()) for prefix, fields in rows.items()}
     values = {prefix: value for prefix, fields in rows.items() if (value := _value(policy, fields)) is not None}
     found = warnings(values, _number(posted.get("default_cap", "")))
     seen = _Seen(policy, projects, now)
     for prefix, value in values.items():
         advice = [*found[prefix], *seen.about(value, rows[prefix].get("id", ""))]
-        told[prefix] |= {"folded": folded(value), "warnings": [one.as_json() for one in advice]}
-        told[prefix]["brief"] = in_brief(value, policy)
+        limits[prefix] |= {"folded": folded(value), "warnings": [one.as_json() for one in advice]}
+        limits[prefix]["brief"] = in_brief(value, policy)
     for prefix, fields in rows.items():
-        told[prefix]["changed"] = seen.differs(values.get(prefix), fields.get("id", ""))
-    return {"limits": told, "request": _tried(values, posted)}
+        limits[prefix]["changed"] = seen.differs(values.get(prefix), fields.get("id", ""))
+    return {"limits": limits, "request": _tried(values, posted)}
 
 
 def _prefixes(posted: Mapping[str, str]) -> list[str]:

@@ -105,13 +105,13 @@ class AlertRuleSerializer(OwnProject, CleanModelSerializer):
         super().validate(attrs)
         rule = self.candidate(attrs)
         rule.clean()  # which sets what the kind does not have
-        told = attrs.get("destinations")
+        destinations = attrs.get("destinations")
         try:
-            rule.check_destinations(list(rule.destinations.all()) if told is None else told)
+            rule.check_destinations(list(rule.destinations.all()) if destinations is None else destinations)
         except InvalidModel as exc:
             raise ValidationError(self._by_name(model_errors(exc))) from exc
-        kept = {name: getattr(rule, name) for name in ("limit", "thresholds", "within_seconds", "amount")}
-        return {**attrs, **kept}
+        present = {name: getattr(rule, name) for name in ("limit", "thresholds", "within_seconds", "amount")}
+        return {**attrs, **present}
 
 
 class AlertRuleQuery(ListQuery):

@@ -126,11 +126,11 @@ def _raised(rule: AlertRule, finding: AlertFinding, past: list[AlertEvent], now:
 
 def _resolved(event: AlertEvent, now: datetime) -> AlertEvent:
     names = ("rule_id", "project_id", "kind", "subject", "period", "level")
-    kept: dict[str, Any] = {name: getattr(event, name) for name in names}
+    fields: dict[str, Any] = {name: getattr(event, name) for name in names}
     # The first text asks for something that is done by now.
     data = {**event.data, "text": f"Since {event.at:%Y-%m-%d %H:%M} UTC: {event.title}."}
     title = event.over or f"Over: {event.title}"[:500]
-    return AlertEvent(**kept, data=data, state=RESOLVED, title=title, at=now, resolved_at=now)
+    return AlertEvent(**fields, data=data, state=RESOLVED, title=title, at=now, resolved_at=now)
 
 
 def _close(events: list[AlertEvent], now: datetime) -> None:

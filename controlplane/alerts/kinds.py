@@ -9,7 +9,7 @@ USAGE, FORECAST, DENIALS, WOULD_DENY = "usage", "forecast", "denials", "would_de
 SPEND, RESERVATIONS, EXPIRING = "spend", "reservations_lost", "expiring"
 OUTAGE, LOST, ROLLOUT = "store_outage", "instances_lost", "rollout_stuck"
 UNPRICED, UNMETERED, BROKEN = "unpriced", "unmetered", "bound_broken"
-# The sums of minutes are read for so long at most.
+# The longest time for which the sums of minutes are read.
 LONGEST_LOOK_BACK = 3_600
 LONGEST = 90 * DAY_SECONDS
 

@@ -129,8 +129,8 @@ class AlertRule(models.Model):
         fields = {"name": self.name, "project": self.project_id, "kind": self.kind, "limit": self.limit}
         numbers = {"thresholds": self.thresholds, "within_seconds": self.within_seconds, "amount": self.amount}
         more = {"cool_down_seconds": self.cool_down_seconds, "recovery": self.recovery, "active": self.active}
-        told = sorted(self.destinations.values_list("pk", flat=True))
-        return {"id": self.pk, **fields, **numbers, **more, "destinations": told}
+        destinations = sorted(self.destinations.values_list("pk", flat=True))
+        return {"id": self.pk, **fields, **numbers, **more, "destinations": destinations}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield nothing, because enforcers do not know alerts."""

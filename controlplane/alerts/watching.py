@@ -41,7 +41,7 @@ from controlplane.projects.models import Project, Token, isoformat
 from enforcement.store.client import STORE_ERRORS
 
 NAMED = 5
-# From this used share on, a forecast is made. Of less, it says little.
+# Forecasts are made only above this used share. Below it, they say little.
 FORETOLD_FROM = 0.25
 # The most rows of one kind in one look. The next look finds the others.
 MOST_ENDING = 500
@@ -185,7 +185,7 @@ def _lost_at(host: str, gone: list[Instance]) -> AlertFinding:
 def _expiring(look: Look, rule: AlertRule) -> Found:
     """Find what ends within the time of the rule and was not told of yet."""
     until, whose = look.now + timedelta(seconds=rule.within_seconds or 0), rule.project_id
-    told = AlertEvent.objects.filter(rule=rule, ends_at__gt=look.now).values("subject")
+    announced = AlertEvent.objects.filter(rule=rule, ends_at__gt=look.now).values("subject")
     ends: dict[str, Any] = {"expires_at__gt": look.now, "expires_at__lte": until, "revoked_at": None}
     # A token that was rotated ends because it is replaced.
     tokens = Token.objects.filter(**ends, replaced_by=None, **({"project": whose} if whose else {}))
@@ -198,16 +198,16 @@ def _expiring(look: Look, rule: AlertRule) -> Found:
     # A key may be of several projects, so only operators are told of it.
     keys = ManagementKey.objects.none() if whose else ManagementKey.objects.filter(**ends)
     rows = [
-        *_first(tokens.select_related("project"), told, "expires_at"),
-        *_first(overrides.select_related("limit__policy", "token__project", "project"), told, "ends_at"),
-        *_first(suspensions.select_related("token__project", "project", "within"), told, "ends_at"),
-        *_first(keys, told, "expires_at"),
+        *_first(tokens.select_related("project"), announced, "expires_at"),
+        *_first(overrides.select_related("limit__policy", "token__project", "project"), announced, "ends_at"),
+        *_first(suspensions.select_related("token__project", "project", "within"), announced, "ends_at"),
+        *_first(keys, announced, "expires_at"),
     ]
     return Found(list(map(_ending, rows)))
 
 
-def _first(rows: QuerySet[Any], told: QuerySet[Any], column: str) -> Iterator[Any]:
-    yield from rows.exclude(pk__in=told).order_by(column, "pk")[:MOST_ENDING]
+def _first(rows: QuerySet[Any], announced: QuerySet[Any], column: str) -> Iterator[Any]:
+    yield from rows.exclude(pk__in=announced).order_by(column, "pk")[:MOST_ENDING]
 
 
 def _ending(row: Token | Override | Suspension | ManagementKey) -> AlertFinding:

@@ -172,8 +172,8 @@ SERVER_ERRORS = {
 @lru_cache
 def _without_name(kind: type[Any], name: str) -> type[Any]:
     """Return a subclass of a serializer, for bodies that may leave out the field whose value is in the address."""
-    told = {"required": False, "help_text": "If it is sent, it must be that of the address."}
-    meta = type("Meta", (kind.Meta,), {"extra_kwargs": {**kind.Meta.extra_kwargs, name: told}})
+    optional = {"required": False, "help_text": "If it is sent, it must be that of the address."}
+    meta = type("Meta", (kind.Meta,), {"extra_kwargs": {**kind.Meta.extra_kwargs, name: optional}})
     result = type(f"{kind.__name__.removesuffix('Serializer')}ReplacementSerializer", (kind,), {"Meta": meta})
     for shown in get_override(kind, "examples", []):
         result = example(**{field: value for field, value in shown.value.items() if field != name})(result)

@@ -198,8 +198,8 @@ def prune(tx: Recording, before: datetime) -> int:
     The seal of the last one stays, and the audit records its digest, so that the rest of the chain can be checked.
     """
     take_turn("audit chain")
-    kept = AuditEntry.objects.filter(at__gte=before).values("pk")
-    first_kept = AuditSeal.objects.filter(entry_id__in=kept).aggregate(number=Min("number"))["number"]
+    remaining = AuditEntry.objects.filter(at__gte=before).values("pk")
+    first_kept = AuditSeal.objects.filter(entry_id__in=remaining).aggregate(number=Min("number"))["number"]
     last = AuditSeal.objects.filter(number__lt=first_kept or head().number + 1).order_by("-number").first()
     if last is None:
         return 0

@@ -122,5 +122,5 @@ def unread() -> str:
     names = [SOURCES[source] for source in _unread.get()]
     if not names:
         return ""
-    told = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    return f"Not all of this page is known, because {told} cannot be read now. Everything else works as usual."
+    unknown = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"Not all of this page is known, because {unknown} cannot be read now. Everything else works as usual."

@@ -154,8 +154,8 @@ class Suspension(Suspended):
         subject = {"token": self.token_id, "project": self.project_id}
         value = {"within": self.within_id, "name": self.name, "value": self.value}
         end = {"ends_at": isoformat(self.ends_at)}
-        told = {name: it for name, it in {**subject, **value, **end}.items() if it}
-        return {"id": self.pk, **told, "reason": self.reason}
+        known = {name: it for name, it in {**subject, **value, **end}.items() if it}
+        return {"id": self.pk, **known, "reason": self.reason}
 
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield the outbox entries that a change of this row needs."""
@@ -202,8 +202,8 @@ class EndedSuspension(Suspended):
     @classmethod
     def of(cls, suspension: Suspension, ended_at: datetime, ended_by: str) -> "EndedSuspension":
         """Return a new row for a suspension that ends now, or that ended at its end."""
-        kept = {field.attname: getattr(suspension, field.attname) for field in suspension._meta.concrete_fields}
-        return cls(**kept, ended_at=ended_at, ended_by=ended_by)
+        columns = {field.attname: getattr(suspension, field.attname) for field in suspension._meta.concrete_fields}
+        return cls(**columns, ended_at=ended_at, ended_by=ended_by)
 
 
 class BreakGlass(models.Model):

@@ -47,7 +47,7 @@ class Missing:
 
     @property
     def present(self) -> Suspension | None:
-        """The suspension of the same in the database, whose end may be over."""
+        """The matching suspension in the database, which may have ended."""
         if self.subject is not None:
             return Suspension.objects.filter(**{str(self.subject._meta.model_name): self.subject}).first()
         name, value = self.attribute

@@ -41,8 +41,8 @@ class Period:
 
 def period_of(at: datetime, now: datetime) -> Period:
     """Return the finest period around an instant of which usage is still kept."""
-    kept = (name for name, age in KEPT.items() if start_of(name, at) >= now - age)
-    name = next(kept, "")
+    periods = (name for name, age in KEPT.items() if start_of(name, at) >= now - age)
+    name = next(periods, "")
     return Period(name, start_of(name, at) if name else at)
 
 

@@ -148,7 +148,7 @@ def candidates_of(reach: Reach, now: datetime, most: int = MOST_CANDIDATES) -> t
 
 
 def _busiest(rows: QuerySet[UsageRow], now: datetime, most: int) -> list[tuple[str, str]]:
-    """Return so many (project, token) of rows of the last minutes, with the most denials and then the most requests."""
+    """Return *most* (project, token) of rows of the last minutes, those with most denials and then most requests."""
     minute, first = start_of("minute", now), start_of("minute", now - ACTIVE)
     minutes = [first + timedelta(minutes=number) for number in range((minute - first) // timedelta(minutes=1) + 1)]
     # Each minute by itself, so that the index has its rows in order. Those to come are by another clock.

@@ -55,7 +55,7 @@ def reach_of(request: HttpRequest) -> Reach:
 
 
 def near_card(request: HttpRequest, most: int = SHOWN, candidates: int = near.FEW_CANDIDATES) -> dict[str, Any]:
-    """Return what the template near.html shows of those near a limit, at most *most* of so many *candidates*."""
+    """Return the context of the template near.html, with at most *most* rows, from the busiest *candidates*."""
     now = timezone.now()
     found = near_of(request, candidates)
     if found is None:

@@ -142,7 +142,7 @@ def cancel(job: Job) -> bool:
 def run_all(
     seconds: float = TASK_SECONDS, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep
 ) -> int:
-    """Run slices of all active jobs by turns for about so many *seconds*, and return how many ran."""
+    """Run slices of all active jobs by turns for about *seconds*, and return how many ran."""
     until, count = clock() + seconds, 0
     while clock() < until and run_next():
         count += 1

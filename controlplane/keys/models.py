@@ -65,10 +65,10 @@ class ManagementKeyManager(models.Manager.from_queryset(ManagementKeyQuerySet)):
         """
         key.check_rotation(overlap_seconds)
         now = timezone.now()
-        kept = {"scopes": key.scopes, "all_projects": key.all_projects, "networks": key.networks}
+        same = {"scopes": key.scopes, "all_projects": key.all_projects, "networks": key.networks}
         end = min(filter(None, (key.renewed_end(now), latest)), default=None)
         # The name of an old key may break the present rule, which is no reason to keep its secret in use.
-        issued = self.issue(projects=key.projects.all(), name=escaped(key.name)[:200], expires_at=end, **kept)
+        issued = self.issue(projects=key.projects.all(), name=escaped(key.name)[:200], expires_at=end, **same)
         key.replaced_by = issued[0]
         key.retire(now, now + timedelta(seconds=overlap_seconds))
         return issued

@@ -47,7 +47,7 @@ def leave_room(table: str) -> OnPostgreSQL:
     )
 
 
-def _split(kept: dict[str, timedelta], table: str, execute: Execute) -> None:
+def _split(ages: dict[str, timedelta], table: str, execute: Execute) -> None:
     """Replace a plain table by a partitioned one with its rows, which has no index yet but that of its key."""
     earlier, now = f"{table}_earlier", timezone.now()
     execute(f"ALTER TABLE {table} RENAME TO {earlier}")
@@ -56,8 +56,8 @@ def _split(kept: dict[str, timedelta], table: str, execute: Execute) -> None:
     execute(f"CREATE TABLE {table} (LIKE {earlier} INCLUDING DEFAULTS) PARTITION BY LIST (period)")
     execute(f"ALTER TABLE {table} ALTER id SET DEFAULT nextval('{table}_ids')")
     execute(f"ALTER SEQUENCE {table}_ids OWNED BY {table}.id")
-    PartitionedTable(table, kept).create_all(now)
-    for period, span in kept.items():
+    PartitionedTable(table, ages).create_all(now)
+    for period, span in ages.items():
         rows = f"SELECT * FROM {earlier} WHERE period = '{period}' AND at >= '{(now - span).isoformat()}'"
         execute(f"INSERT INTO {table} {rows}")
     execute(f"SELECT setval('{table}_ids', coalesce(max(id), 0) + 1, false) FROM {earlier}")

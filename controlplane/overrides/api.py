@@ -93,7 +93,7 @@ class OverrideQuery(ListQuery):
 
 
 class OverrideItemSerializer(OverrideSerializer):
-    """The same for one of many, whose rules are checked when it is saved, as earlier items count for them."""
+    """The serializer of an item of a batch. Its rules are checked when it is saved, as earlier items count for them."""
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         return attrs

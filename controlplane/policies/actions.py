@@ -115,11 +115,11 @@ def replace_limits(tx: OpenChange, policy: Policy, values: Sequence[LimitValue],
     """
     _check_names(policy, values)
     names = {value.name for value in values}
-    kept = {limit.name: limit for limit in policy.limits.all()}
-    for name in kept.keys() - names:
-        remove_limit(tx, kept[name])
+    present = {limit.name: limit for limit in policy.limits.all()}
+    for name in present.keys() - names:
+        remove_limit(tx, present[name])
     for position, value in enumerate(values):
-        limit = kept.get(value.name) or Limit(policy=policy)
+        limit = present.get(value.name) or Limit(policy=policy)
         limit.position, limit.restored = position, restored
         limit.assign(value)
         limit.full_clean()

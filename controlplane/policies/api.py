@@ -189,7 +189,7 @@ class PolicySerializer(OwnProject, CleanModelSerializer):
 
 
 class PolicyItemSerializer(PolicySerializer):
-    """The same for one of many, whose rows were read before and whose slugs are looked up together."""
+    """The serializer of an item of a batch. Its rows were read before, and slugs are looked up together."""
 
     clean_exclude = ("project",)
     clean_options = {"validate_unique": False, "validate_constraints": False}
@@ -324,9 +324,9 @@ def _header_of(warned: Sequence[Mapping[str, Any]]) -> str:
     shown = warned[:MOST_WARNINGS]
     items = [f"items.{one['item']}." if "item" in one else "" for one in shown]
     texts = [f"limits.{one['limit']}.{one['field']}: {one['message']}" for one in shown]
-    told = list(map(add, items, texts))
+    sentences = list(map(add, items, texts))
     more = [f"{len(warned) - MOST_WARNINGS} more."] if len(warned) > MOST_WARNINGS else []
-    return " ".join([*told, *more]).encode("ascii", "backslashreplace").decode()
+    return " ".join([*sentences, *more]).encode("ascii", "backslashreplace").decode()
 
 
 def _with_limits(items: Sequence[dict[str, Any]]) -> list[tuple[Policy, list[LimitValue]]]:

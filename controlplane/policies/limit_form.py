@@ -243,8 +243,8 @@ class LimitFormSet(PaginationInlineFormSet):
         """Refuse limits that do not fit into one policy. By itself, each is checked with the saved ones only."""
         super().clean()
         if not any(self.errors):
-            kept = [form for form in self.forms if not self._should_delete_form(form)]
-            Limit.check_together([form.instance for form in kept if form.instance_exists or form.has_changed()])
+            remaining = [form for form in self.forms if not self._should_delete_form(form)]
+            Limit.check_together([form.instance for form in remaining if form.instance_exists or form.has_changed()])
 
     def in_order(self) -> list[Limit]:
         """Return the limits that remain or are new, in the order of the page."""

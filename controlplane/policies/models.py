@@ -224,8 +224,8 @@ class Limit(models.Model):
     def as_json(self) -> dict[str, Any]:
         """Return the limit as JSON values, as its document writes it, without empty fields."""
         values = {name: self._json_of(BY_NAME[name]) for name in DEFAULTS}
-        kept = {name: value for name, value in values.items() if value not in (None, "", [], {}, DEFAULTS[name])}
-        return {**kept, "algorithm": self.algorithm}
+        given = {name: value for name, value in values.items() if value not in (None, "", [], {}, DEFAULTS[name])}
+        return {**given, "algorithm": self.algorithm}
 
     def _json_of(self, field: Field) -> Any:
         if field.parts:

@@ -73,7 +73,7 @@ class OverrideScope:
     project_path = ("project_id", "token__project_id")
 
     def narrowed(self, rows: QuerySet[Override], user: Any, kind: str = "view") -> QuerySet[Override]:
-        """Return the overrides of the user's projects. Members change none of a limit that all projects share."""
+        """Return the overrides of the user's projects. Members cannot change overrides of shared limits."""
         found = super().narrowed(rows, user, kind)
         return found if kind == "view" or is_operator(user) else found.exclude(limit__policy__project=None)
 

@@ -129,7 +129,7 @@ class StoredChunk:
     stored: bytes
 
     def whole(self) -> Chunk:
-        """Return the chunk, which is read each time."""
+        """Read and return the chunk. It is not cached."""
         return Chunk.read(self.stored)
 
     def by_minute(self) -> tuple[np.ndarray, np.ndarray]:

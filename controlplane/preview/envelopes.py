@@ -161,8 +161,8 @@ def admitted(
     total = np.zeros(demand.shape[1], np.int64)
     before = total.copy()
     # A window finds by itself what has passed since. The others must be told of each bin, also of an empty one.
-    told = any(isinstance(counter, LogCounters | BucketCounters) for counter in counters)
-    for number in range(len(demand)) if told else np.flatnonzero(demand.any(axis=1)).tolist():
+    reads_all = any(isinstance(counter, LogCounters | BucketCounters) for counter in counters)
+    for number in range(len(demand)) if reads_all else np.flatnonzero(demand.any(axis=1)).tolist():
         wanted = demand[number].astype(np.int64)  # once, and not in each operation
         passed = np.minimum(wanted, _room(counters, begins + number * step))
         for one in counters:

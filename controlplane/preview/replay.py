@@ -279,8 +279,10 @@ def _first_try(limits: Sequence[Limit], events: Sequence[Sequence[int]]) -> Iter
         now = second * SECOND_US
         if region != present or now >= renewed:
             specs = [bound.spec(now) for bound in bounds]
-            kept = [ALGORITHMS[spec.letter]() for spec in specs] if region != present else [one for one, _ in counters]
-            counters, present = list(zip(kept, specs, strict=True)), region
+            counting = (
+                [ALGORITHMS[spec.letter]() for spec in specs] if region != present else [one for one, _ in counters]
+            )
+            counters, present = list(zip(counting, specs, strict=True)), region
             renewed = min((spec.windows[2] for spec in specs if spec.windows), default=math.inf)
         admitted = count
         for counter, spec in counters:

@@ -117,10 +117,10 @@ def _apply_estimates(tx: OpenChange, found: Sequence[EstimateChange], now: datet
         row.save()
     gone = [rows[one.kind, one.name] for one in found if one.measured is None]
     keys = [(one.kind, one.name) for one in found if one.measured is not None]
-    kept = [(rows[key], records.get(key)) for key in keys]
+    before = [(rows[key], records.get(key)) for key in keys]
     tx.record_many("learnedestimate.delete", ((row, row.as_record(), None) for row in gone))
-    tx.record_many("learnedestimate.create", ((row, None, row.as_record()) for row, old in kept if old is None))
-    tx.record_many("learnedestimate.update", ((row, old, row.as_record()) for row, old in kept if old is not None))
+    tx.record_many("learnedestimate.create", ((row, None, row.as_record()) for row, old in before if old is None))
+    tx.record_many("learnedestimate.update", ((row, old, row.as_record()) for row, old in before if old is not None))
     LearnedEstimate.objects.filter(pk__in=[row.pk for row in gone]).delete()
     if found:
         ModelPrice.objects.check_document()

@@ -300,8 +300,8 @@ def _changes(kind: str, measured: Sequence[Measured], now: datetime) -> list[Est
     differ = [one for one in measured if one.differs]
     new = sorted((one for one in differ if one.name not in present), key=_most_used)
     room = MAX_LEARNED - len(present) + len(forgotten)
-    kept = [one for one in differ if one.name in present] + new[: max(0, room)]
-    found = [EstimateChange(kind, one.name, present.get(one.name), one) for one in kept]
+    chosen = [one for one in differ if one.name in present] + new[: max(0, room)]
+    found = [EstimateChange(kind, one.name, present.get(one.name), one) for one in chosen]
     found += [EstimateChange(kind, name, present[name], None) for name in forgotten]
     return sorted(found, key=lambda one: one.name)
 

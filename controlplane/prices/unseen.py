@@ -49,11 +49,13 @@ def unseen_week(now: datetime) -> dict[str, int]:
         return {"requests": 0, "charged": 0, "estimated": 0}
     rows = table.objects.filter(Q(period="day", at__gt=now - WEEK) & ~Q(model=""))
     sums = {"n": Sum("requests"), "read": Sum("estimated_input"), "money": Sum("micros"), "said": Sum(F("output"))}
-    kept = {row["model"]: row for row in rows.filter(settled_as=ESTIMATED).values("model").annotate(**sums).order_by()}
+    estimated = {
+        row["model"]: row for row in rows.filter(settled_as=ESTIMATED).values("model").annotate(**sums).order_by()
+    }
     prices, at_us = read_prices(ModelPrice.objects.all()), microseconds(now) or 0
     result = {"requests": 0, "charged": 0, "estimated": 0}
     for row in rows.filter(settled_as=OBSERVED).values("model").annotate(**sums).order_by():
-        like = kept.get(row["model"])
+        like = estimated.get(row["model"])
         cap = like["said"] // like["n"] if like and like["n"] else DEFAULT_CAP
         price = prices.find(row["model"], at_us)
         each = Counts(row["read"] // max(1, row["n"]), output=cap)

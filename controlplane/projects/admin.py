@@ -128,7 +128,7 @@ class ProjectAdmin(
 
     @display(description="Usage")
     def intake(self, project: Project) -> str:
-        told = (
+        status = (
             "It is limited to this project, and its usage comes by a stream of its own. If it was made without "
             "--no-global (manage.py store_acl), its proxies may also write the counters of the global policy, and so "
             "admit or deny requests of all projects under its limits."
@@ -136,8 +136,8 @@ class ProjectAdmin(
         if repaired := RepairedKey.objects.filter(project_id=project.pk).first():
             at, times = instant(repaired.last_at), "once" if repaired.times == 1 else f"{repaired.times:,} times"
             text = "{} Somebody spoilt this stream, so it was deleted with what it held: {}, last at {}, because {}."
-            return format_html(text, told, times, at, repaired.reason)
-        return told
+            return format_html(text, status, times, at, repaired.reason)
+        return status
 
     @display(description="Links")
     def related(self, project: Project) -> str:

@@ -134,7 +134,7 @@ class ProjectQuery(ListQuery):
 
 
 class ProjectItemSerializer(ProjectSerializer):
-    """The same for one of many, whose rows were read before and whose slugs are looked up together."""
+    """The serializer of an item of a batch. Its rows were read before, and slugs are looked up together."""
 
     clean_exclude = ("policy", "anonymous_policy", "token_policy")
     clean_options = {"validate_unique": False, "validate_constraints": False}

@@ -88,15 +88,15 @@ def cards_of(user: Any, project: str, now: datetime) -> Iterator[HygieneCard]:
     Args:
         project: The id of the project to which the list is narrowed, or an empty string for all.
     """
-    tokens, kept = Token.objects.all(), ""
+    tokens, query = Token.objects.all(), ""
     if not is_operator(user):
         tokens = tokens.filter(project__in=projects_of(user).values("pk"))
     if project:
-        tokens, kept = tokens.filter(project=project), f"&{urlencode({PROJECT: project})}"
+        tokens, query = tokens.filter(project=project), f"&{urlencode({PROJECT: project})}"
     for name, title in TITLES.items():
-        yield HygieneCard(title, capped(found_by(name, tokens, now), MOST_COUNTED), f"?hygiene={name}{kept}")
+        yield HygieneCard(title, capped(found_by(name, tokens, now), MOST_COUNTED), f"?hygiene={name}{query}")
     ending = tokens.live(now).filter(expires_at__gt=now, expires_at__lte=now + EndsFilter.WITHIN)
-    yield HygieneCard("Expire within 7 days", capped(ending, MOST_COUNTED), f"?ends={ENDING}{kept}")
+    yield HygieneCard("Expire within 7 days", capped(ending, MOST_COUNTED), f"?ends={ENDING}{query}")
 
 
 class Hygiene:

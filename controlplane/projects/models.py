@@ -282,8 +282,8 @@ class TokenManager(models.Manager.from_queryset(TokenQuerySet)):
         expires_at = token.renewed_end(now)
         # The name of an old token may break the present rule, which is no reason to keep its secret in use.
         name = escaped(token.name)[:200]
-        kept = {"policy": token.policy, "labels": token.labels}
-        issued = self.issue(token.project, name=name, expires_at=expires_at, **kept)
+        same = {"policy": token.policy, "labels": token.labels}
+        issued = self.issue(token.project, name=name, expires_at=expires_at, **same)
         for override in token.overrides.all():
             override.copy_to(issued[0])
         token.replaced_by = issued[0]

@@ -94,7 +94,7 @@ class IssuedTokenSerializer(TokenSerializer):
 
 
 class TokenItemSerializer(TokenSerializer):
-    """The same for one of many, which names its project, and whose rows were read before."""
+    """The serializer of an item of a batch. It names its project, and its rows were read before."""
 
     project = ReferenceField("projects", help_text="Slug of the project.")
     clean_exclude = (*TokenSerializer.clean_exclude, "project", "policy")

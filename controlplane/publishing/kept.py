@@ -9,7 +9,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from controlplane.publishing.models import PublishedDocument, Revision
 
-# A document is kept for so long after another one has replaced it, as long as the usage by the hour.
+# How long a document is kept after another one has replaced it. This is as long as the usage by the hour.
 KEPT = timedelta(days=90)
 AT_ONCE = 500
 

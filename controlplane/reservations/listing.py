@@ -158,15 +158,15 @@ def read(reservation_id: str) -> tuple[Reservation, OpenReservation | None]:
         Unreadable: Its record cannot be read.
         One of STORE_ERRORS: The store is unavailable.
     """
-    kept = _kept(reservation_id)
-    found = None if kept and not kept.may_settle else in_store(reservation_id)
+    row = _kept(reservation_id)
+    found = None if row and not row.may_settle else in_store(reservation_id)
     if found is None:
         # Whoever settles one by hand saves its row before the store removes the record.
-        kept = _kept(reservation_id)
-        if kept is None:
+        row = _kept(reservation_id)
+        if row is None:
             raise Unknown
-        return kept, None
-    return kept or Reservation.of(found), found
+        return row, None
+    return row or Reservation.of(found), found
 
 
 def _kept(reservation_id: str) -> Reservation | None:

@@ -14,7 +14,7 @@ from enforcement.plan.records import MAX_LIFE_SECONDS
 
 OPEN, LOST, SETTLING, SETTLED, RELEASED = STATES = ("open", "lost", "settling", "settled", "released")
 UNSETTLED = (OPEN, LOST)
-# Reservations can be settled for so long, and their record is gone then.
+# The time in which a reservation can be settled. After it, the record is gone.
 SETTLED_WITHIN = timedelta(seconds=MAX_LIFE_SECONDS)
 # How long those that were settled stay in the list.
 SETTLED_KEPT = timedelta(days=30)

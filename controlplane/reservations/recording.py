@@ -200,10 +200,10 @@ def _settled(pk: str, now: datetime) -> None:
     row = Reservation.objects.filter(pk=pk, state=LOST).first()
     if row is None:
         return
-    kept = now >= row.at + SETTLED_WITHIN
+    is_final = now >= row.at + SETTLED_WITHIN
     with transaction.atomic():
         changed = Reservation.objects.filter(pk=pk, state=LOST).update(
-            state=SETTLED, settled_at=now, settled_as=ESTIMATED if kept else ""
+            state=SETTLED, settled_at=now, settled_as=ESTIMATED if is_final else ""
         )
-        if changed and kept and (counts := actions.estimated_counts(row)):
+        if changed and is_final and (counts := actions.estimated_counts(row)):
             actions.add_metered(row, ESTIMATED, counts, now)

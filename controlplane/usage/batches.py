@@ -198,12 +198,12 @@ class StreamBatch:
     def without(self, is_foreign: Callable[[Sequence[Any]], bool]) -> Self:
         """Return the batch with those rows refused whose names are of another project."""
         refused = list(self.refused)
-        kept: dict[str, Any] = {}
+        remaining: dict[str, Any] = {}
         for kind in ("rows", "metered"):
-            kept[kind] = tuple(row for row in getattr(self, kind) if not is_foreign(row.names))
+            remaining[kind] = tuple(row for row in getattr(self, kind) if not is_foreign(row.names))
             foreign = [row for row in getattr(self, kind) if is_foreign(row.names)]
             refused += [Refused(kind, row.names, f"{kind}: a token or policy of another project") for row in foreign]
-        return replace(self, **kept, refused=tuple(refused))
+        return replace(self, **remaining, refused=tuple(refused))
 
 
 def _each(

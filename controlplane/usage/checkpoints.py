@@ -210,8 +210,8 @@ def _carry_over(client: redis.Redis, tags: Iterable[str]) -> None:
 def _restore_calls(tags: Iterable[str]) -> Iterator[protocol.Call]:
     rows = Checkpoint.objects.filter(_not_over(), tag__in=tags).order_by("tag").iterator(chunk_size=2000)
     for tag, of_tag in groupby(rows, key=lambda row: row.tag):
-        for kept in batched((row.as_kept() for row in of_tag), COUNTERS_AT_ONCE):
-            yield from protocol.restore_calls(store.keys(), tag, kept)
+        for checkpoints in batched((row.as_kept() for row in of_tag), COUNTERS_AT_ONCE):
+            yield from protocol.restore_calls(store.keys(), tag, checkpoints)
 
 
 def number(tags: Iterable[str]) -> int:
@@ -356,10 +356,10 @@ def keep_present(client: redis.Redis, some: list[Names], done: CheckpointResult)
     lost = _keep_present(client, some, done)
     if lost:
         keys = store.keys()
-        calls = [call for tag, kept in lost for call in protocol.restore_calls(keys, tag, kept)]
+        calls = [call for tag, checkpoints in lost for call in protocol.restore_calls(keys, tag, checkpoints)]
         done.restored += sum(filter(None, _run(client, calls)))
         # Now these counters know their checkpoint, and their values are later than it.
-        _keep_present(client, [(tag, [one.counter for one in kept]) for tag, kept in lost], done)
+        _keep_present(client, [(tag, [one.counter for one in checkpoints]) for tag, checkpoints in lost], done)
 
 
 def _keep_present(
@@ -371,8 +371,8 @@ def _keep_present(
     usable = [(names, reply) for names, reply in zip(some, replies, strict=True) if reply is not None]
     some = [names for names, _ in usable]
     read = [(tag, list(protocol.readings(names, reply))) for (tag, names), reply in usable]
-    kept, lost = keep(read)
-    done.kept += kept
+    saved, lost = keep(read)
+    done.kept += saved
     forgotten = {(tag, one.counter) for tag, ones in lost for one in ones}
     strikes = []
     for (tag, names), (_, readings) in zip(some, read, strict=True):

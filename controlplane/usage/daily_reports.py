@@ -34,9 +34,9 @@ def write_missing(now: datetime) -> list[date]:
 
 
 def _is_due(day: date, *, is_yesterday: bool) -> bool:
-    kept = DailyReport.objects.filter(day=day).values_list("summary", flat=True).first()
+    summary = DailyReport.objects.filter(day=day).values_list("summary", flat=True).first()
     counts = read_sums(report.day_rows(day).filter(limit_name="").aggregate(**sums(COUNTS)), COUNTS)
-    if kept is None:
+    if summary is None:
         # Yesterday always has a report, an earlier day only if it had usage.
         return is_yesterday or any(counts.values())
-    return any(kept.get(name) != counts[name] for name in COUNTS)
+    return any(summary.get(name) != counts[name] for name in COUNTS)

@@ -62,7 +62,7 @@ LOCKED_NAMED = 5
 # The errors for a value that a database cannot store. Python's module for SQLite raises an error of its own.
 TOO_LARGE = (DataError, OverflowError)
 REJECTED_BYTES = 16_384
-# The latest so many of a project are kept of what its intake brings, for its account may write any number of them.
+# The most denials kept of the intake of a project, whose account may write any number of them.
 MOST_DENIALS = 10_000
 
 
@@ -230,9 +230,9 @@ def _save_denials(entry: str, fields: dict[str, str], now: datetime, project: st
 
 def _forget_older(project: str) -> None:
     """Delete the sampled denials of a project that are older than its latest MOST_DENIALS."""
-    kept = DeniedRequest.objects.filter(project_id=project)
-    for at in kept.order_by("-at", "-id").values_list("at", flat=True)[MOST_DENIALS : MOST_DENIALS + 1]:
-        kept.filter(at__lte=at).delete()
+    saved = DeniedRequest.objects.filter(project_id=project)
+    for at in saved.order_by("-at", "-id").values_list("at", flat=True)[MOST_DENIALS : MOST_DENIALS + 1]:
+        saved.filter(at__lte=at).delete()
 
 
 def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime) -> None:
@@ -432,8 +432,8 @@ def _note_use(tokens: Sequence[str], at: datetime) -> None:
 def _reject(source: Source, entry: str, fields: dict[str, str], reason: str, done: DrainResult) -> None:
     """Move an entry to the stream of rejected entries, where a person can read it."""
     key = source.stream.rejected_key
-    kept = {name[:64]: value[:REJECTED_BYTES] for name, value in list(fields.items())[:10]}
-    source.claims.move(entry, {**kept, "entry": entry, "reason": reason[:500]}, key, source.stream.rejected_kept)
+    shortened = {name[:64]: value[:REJECTED_BYTES] for name, value in list(fields.items())[:10]}
+    source.claims.move(entry, {**shortened, "entry": entry, "reason": reason[:500]}, key, source.stream.rejected_kept)
     done.rejected += 1
     logger.error("The usage entry %s was rejected and moved to %s: %s", entry, key, reason[:500])
 

@@ -228,11 +228,11 @@ class Checkpoint(models.Model):
         return f"{self.counter} of {self.tag}"
 
     @classmethod
-    def of(cls, tag: str, kept: StoredCheckpoint) -> Self:
+    def of(cls, tag: str, checkpoint: StoredCheckpoint) -> Self:
         """Return a new row, which is not saved, for a counter with this hash tag."""
-        carried = None if kept.carried is None else astuple(kept.carried)
-        values = {name: getattr(kept, name) for name in cls.VALUES}
-        return cls(tag=tag, counter=kept.counter, **{**values, "carried": carried})
+        carried = None if checkpoint.carried is None else astuple(checkpoint.carried)
+        values = {name: getattr(checkpoint, name) for name in cls.VALUES}
+        return cls(tag=tag, counter=checkpoint.counter, **{**values, "carried": carried})
 
     def as_kept(self) -> StoredCheckpoint:
         """Return the row as a new ``StoredCheckpoint`` of the library."""

@@ -127,7 +127,7 @@ def _upserts(
     return upserts(model, model.KEY, names, _sums(minutes, now, kept))
 
 
-def _sums(minutes: Sums, now: datetime, kept: Mapping[str, timedelta]) -> Iterator[Keyed]:
+def _sums(minutes: Sums, now: datetime, ages: Mapping[str, timedelta]) -> Iterator[Keyed]:
     """Yield the sums of all periods that are still open."""
     sums = {("minute", at): by_key for at, by_key in minutes.items()}
     finer = minutes
@@ -135,7 +135,7 @@ def _sums(minutes: Sums, now: datetime, kept: Mapping[str, timedelta]) -> Iterat
         longer = ((start_of(period, at), key, counts) for at, by_key in finer.items() for key, counts in by_key.items())
         finer = summed(longer)
         sums |= {(period, at): by_key for at, by_key in finer.items()}
-    open_ones = ((period, at) for period, at in sums if period in kept and at >= now - kept[period])
+    open_ones = ((period, at) for period, at in sums if period in ages and at >= now - ages[period])
     # Sorted, so that two drains at the same time lock common rows in the same order.
     return (((*start, *key), counts) for start in sorted(open_ones) for key, counts in sorted(sums[start].items()))
 
@@ -155,7 +155,7 @@ def prune(now: datetime) -> int:
             rows = rows.exclude(period=part.period, at__gte=part.begins, at__lt=part.ends)
         old += [rows.filter(period=period, at__lt=table.first_kept(period, now)) for period in KEPT]
     counts = DecisionCount.objects.all()
-    old += [counts.filter(period=period, at__lt=now - kept) for period, kept in PROJECTS_KEPT.items()]
+    old += [counts.filter(period=period, at__lt=now - age) for period, age in PROJECTS_KEPT.items()]
     old.append(BrokenBound.objects.filter(last_at__lt=now - BROKEN_KEPT))
     old.append(EstimateSample.objects.filter(day__lt=now - KEPT["day"]))
     old.append(DeniedRequest.objects.filter(at__lt=now - DENIALS_KEPT))

@@ -110,8 +110,8 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
         return self._secret_page(request, obj)
 
     def _secret_page(self, request: HttpRequest, obj: Destination) -> HttpResponse:
-        kept = "The database does not have it. With it, the receiver verifies that a message is from here."
-        return self.secret_page(request, obj, actions.secret(obj), kept=kept)
+        note = "The database does not have it. With it, the receiver verifies that a message is from here."
+        return self.secret_page(request, obj, actions.secret(obj), kept=note)
 
     @action(
         description="Send a test",

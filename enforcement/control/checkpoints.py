@@ -126,8 +126,10 @@ def readings(counters: Sequence[str], reply: Sequence[Sequence[int]]) -> Iterato
     for counter, found in zip(counters, reply, strict=True):
         if found and all(0 <= number <= MAX_NUMBER for number in found):
             used, ends_us, last_us, before, stamp, *carried = found
-            kept = StoredCheckpoint(counter, used, ends_us, last_us, stamp, Carried(*carried) if carried else None)
-            yield CheckpointReading(kept, before)
+            checkpoint = StoredCheckpoint(
+                counter, used, ends_us, last_us, stamp, Carried(*carried) if carried else None
+            )
+            yield CheckpointReading(checkpoint, before)
 
 
 def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[CheckpointReading]) -> Call:
@@ -139,8 +141,8 @@ def strike_call(keys: Keys, tag: str, counters: Sequence[str], read: Sequence[Ch
     by_name = {reading.kept.counter: reading.kept for reading in read}
     arguments: list[str | int] = []
     for counter in counters:
-        kept = by_name.get(counter)
-        arguments += ("", "", "") if kept is None else (kept.used, kept.ends_us, kept.last_us)
+        checkpoint = by_name.get(counter)
+        arguments += ("", "", "") if checkpoint is None else (checkpoint.used, checkpoint.ends_us, checkpoint.last_us)
     return CHECKPOINTED, [keys.dirty(tag), *_keys(keys, tag, counters)], arguments
 
 

@@ -209,8 +209,8 @@ class Decider:
         now_us = health.now_us() if plan.follows_calendar or self._clock else 0
         if not charge or costs != 1 or self._clock or (ident and ident != MARKS):
             return commands.decide(Request(plan, costs, charge, ident), now_us, clock=self._clock)
-        if (kept := plan.once(now_us)) is not None:
-            return kept
+        if (prepared := plan.once(now_us)) is not None:
+            return prepared
         specs = plan.specs(now_us)
         command = commands.decide(Request(plan, 1, ident=ident), now_us, clock=False)
         plan.keep_once(command, specs)

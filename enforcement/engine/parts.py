@@ -360,7 +360,7 @@ def _valid(taken: Taken) -> bool:
 
 def _weight(reason: str) -> int:
     """
-    Return the rank of a reason, higher the more serious it is, as the most serious one becomes that of the request.
+    Return the severity of a reason. The request gets the most severe one.
 
     If one part can never admit the request, no wait helps. If one part cannot be decided without its node, the waiting
     time of a limited part says nothing.

@@ -181,9 +181,9 @@ class MeteredExchange:
             over = reservation.reported(usage, at_us, final=final)
         elif usage is None and meter.model is not None:
             self._price(None, None)
-        text, told = meter.text_bytes or 0, self._told_text
+        text, reported = meter.text_bytes or 0, self._told_text
         raw, self._told_text, self._told_bytes = self._raw_bytes - self._told_bytes, text, self._raw_bytes
-        return over or reservation.streamed(max(0, text - told), raw, at_us, calls=meter.calls)
+        return over or reservation.streamed(max(0, text - reported), raw, at_us, calls=meter.calls)
 
     def _saw_reasoning(self) -> None:
         asked = self.opening.asked

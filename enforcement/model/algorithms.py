@@ -357,10 +357,10 @@ class SlidingLog:
             delta -= changed - costs[at]
             costs[at] = changed
             at += 1
-        kept = [(instant, cost) for instant, cost in zip(self.instants, costs, strict=True) if cost]
-        self.instants = [instant for instant, _ in kept]
+        remaining = [(instant, cost) for instant, cost in zip(self.instants, costs, strict=True) if cost]
+        self.instants = [instant for instant, _ in remaining]
         self.totals = [0]
-        for _, cost in kept:
+        for _, cost in remaining:
             self.totals.append(self.totals[-1] + cost)
         return True
 
@@ -559,9 +559,9 @@ class Reference:
 
     def _read(self, key: str, now: int, spec: Spec) -> Counter:
         """Return a copy of a counter, brought forward to *now*. Only a charge may change the counter itself."""
-        kept = self.counters.get(key)
+        stored = self.counters.get(key)
         kind = ALGORITHMS[spec.letter]
-        counter = _copy_of(kept) if isinstance(kept, kind) else _begun_as(kind, kept)
+        counter = _copy_of(stored) if isinstance(stored, kind) else _begun_as(kind, stored)
         counter.read(now, spec)
         return counter
 

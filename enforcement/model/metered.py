@@ -149,8 +149,8 @@ class Metering:
         """
         data = {spec.name: getattr(self, spec.name) for spec in fields(self)}
         data["part_tokens"] = dict(self.part_tokens)
-        kept = {"estimate", "on_disconnect"} if self.estimate == BOUND else ()
-        return {n: value for n, value in data.items() if n in kept or value != getattr(DEFAULT_METERING, n)}
+        always = {"estimate", "on_disconnect"} if self.estimate == BOUND else ()
+        return {n: value for n, value in data.items() if n in always or value != getattr(DEFAULT_METERING, n)}
 
     @classmethod
     def from_json(cls, data: object) -> Self:

@@ -128,13 +128,13 @@ class BoundLimit:
         """
         Return a :class:`Spec`, by which the store decides on this limit, with the calendar window around *now_us*.
         """
-        kept = self._spec
-        if kept is None or not kept[1] <= now_us < kept[2]:
+        cached = self._spec
+        if cached is None or not cached[1] <= now_us < cached[2]:
             spec = self._spec_at(now_us)
             window = spec.windows[1:3] or _ALWAYS
-            kept = spec, window[0], window[1]
-            object.__setattr__(self, "_spec", kept)
-        return kept[0]
+            cached = spec, window[0], window[1]
+            object.__setattr__(self, "_spec", cached)
+        return cached[0]
 
     def _spec_at(self, now_us: int) -> Spec:
         limit = self.limit

@@ -102,10 +102,10 @@ class CalendarItem:
 
     def line_at(self, now_us: int) -> tuple[bytes, bytes]:
         """Return the name and value of a ``RateLimit-Policy`` field that has the item only, encoded for ASGI."""
-        item, kept = self.at(now_us)[0], self._line
-        if kept[0] is not item:
-            kept = self._line = item, _policy_line(item)
-        return kept[1]
+        item, line = self.at(now_us)[0], self._line
+        if line[0] is not item:
+            line = self._line = item, _policy_line(item)
+        return line[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +269,12 @@ def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
         or ((only := cached.only_if_counted) is not None and not decision.unmetered_at())
     ):
         # This repeats _by_numbers() for one limit. A request on a lease is so fast that a call more would slow it down.
-        reply, kept = decision.reply, cached.leased
-        if kept[0] is reply:
-            remaining = kept[1] + decision.held
+        reply, leased = decision.reply, cached.leased
+        if leased[0] is reply:
+            remaining = leased[1] + decision.held
             return [
-                kept[2],
-                (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{kept[3]}".encode("latin-1")),
+                leased[2],
+                (b"ratelimit", f"{only.head}{remaining if remaining > 0 else 0}{leased[3]}".encode("latin-1")),
             ]
         numbers, at = reply.numbers, 2 + only.at * reply.width
         remaining, more = numbers[at] + decision.held, numbers[at + 3] or numbers[at + 1]

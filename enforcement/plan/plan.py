@@ -137,9 +137,9 @@ class Plan:
         Args:
             costs: A number of requests, or the units that are named.
         """
-        kept = self._unmetered_units
-        if kept is not None and kept[0] == costs:
-            return kept[1]
+        units = self._unmetered_units
+        if units is not None and units[0] == costs:
+            return units[1]
         if isinstance(costs, int) and costs == 0:
             return ()
         if not isinstance(costs, int):

@@ -130,13 +130,13 @@ class ForwardAuth:
         method, path = scope["method"], scope["path"].removeprefix(self.path)
         values: dict[str, str | None] = {}
         if trusted:
-            told = _described(scope, b"x-forwarded-method", _METHOD, "a method") or (path and method)
-            method = told or method
+            forwarded_method = _described(scope, b"x-forwarded-method", _METHOD, "a method") or (path and method)
+            method = forwarded_method or method
             # A path after that of this endpoint is the proxy's own word. The header field may be its client's.
             path = path or path_of(_described(scope, b"x-forwarded-uri", _TARGET, "a path or a URL without blanks"))
             values |= self._further(scope)
-            if not (told and path and forwarded):
-                fields = {"X-Forwarded-Method": told, "X-Forwarded-Uri": path, "X-Forwarded-For": forwarded}
+            if not (forwarded_method and path and forwarded):
+                fields = {"X-Forwarded-Method": forwarded_method, "X-Forwarded-Uri": path, "X-Forwarded-For": forwarded}
                 missing = [name for name, value in fields.items() if not value]
                 names = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
                 self._say_daily.warning(missing[0], _UNDESCRIBED, _peer(scope), names)

@@ -135,10 +135,10 @@ class RateLimitService:
 
     async def __call__(self, scope: Scope, message: bytes) -> bytes:
         """Return a RateLimitResponse to a RateLimitRequest. Raises Malformed."""
-        kept = self._limiter.derived.messages.get(message)
-        if kept is None:
+        cached = self._limiter.derived.messages.get(message)
+        if cached is None:
             return await self._read(message)
-        plan, asked = kept
+        plan, asked = cached
         if plan is None:
             return await self._decide(asked)
         decision = self._limiter.from_lease(plan) if asked.costs == 1 else None

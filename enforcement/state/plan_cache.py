@@ -104,20 +104,20 @@ class PlanCache:
 
     def plans(self) -> Iterator[LivePlan]:
         """Yield all plans, of each kind the latest first. A plan with overflow counters comes once for each name."""
-        for kept in (self._overflowed, self._protected, self._probation):
-            yield from reversed(list(kept.values()))
+        for cache in (self._overflowed, self._protected, self._probation):
+            yield from reversed(list(cache.values()))
 
     def clear(self) -> None:
         """Drop all plans and all else that is kept, as a child process does after a fork."""
         # Leases in the plans belong to the parent process, which still holds them.
         self.overflowed = 0
         self.full.clear()
-        for kept in (self._probation, self._protected, self._overflowed, self._trusted):
-            kept.clear()
+        for cache in (self._probation, self._protected, self._overflowed, self._trusted):
+            cache.clear()
 
 
-def _put(kept: OrderedDict[K, V], name: K, value: V, size: int) -> None:
+def _put(plans: OrderedDict[K, V], name: K, value: V, size: int) -> None:
     # An OrderedDict, because a dict finds its first entry slowly after many deletions at its front.
-    kept[name] = value
-    if len(kept) > size:
-        kept.popitem(last=False)
+    plans[name] = value
+    if len(plans) > size:
+        plans.popitem(last=False)

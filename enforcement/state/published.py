@@ -101,10 +101,10 @@ class DerivedPlans:
             _keep(self.messages, message, row)
 
 
-def _keep(kept: dict[Any, Any], name: Any, value: Any) -> None:
-    if len(kept) >= MAX_DERIVED:
-        kept.clear()
-    kept[name] = value
+def _keep(cache: dict[Any, Any], name: Any, value: Any) -> None:
+    if len(cache) >= MAX_DERIVED:
+        cache.clear()
+    cache[name] = value
 
 
 class PublishedState:

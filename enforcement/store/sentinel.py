@@ -20,7 +20,7 @@ from enforcement.store.resp import pack
 from enforcement.store.topology import Topology
 
 PAUSE_SECONDS: Final = 0.2
-"""After no sentinel knew the address, calls fail at once for so long, and do not ask again."""
+"""How long calls fail at once, without asking again, after no sentinel knew the address."""
 
 
 class Sentinels:

@@ -97,7 +97,7 @@ class Batched:
         return self.create_at_once()
 
     def too_many(self, count: int) -> str:
-        """Return why a body with so many items is refused, and what to do instead."""
+        """Return why a body with too many items is refused, and what to do instead."""
         return f"The body must have at most {self.most_items:,} items, got {count:,}."
 
     def create_at_once(self) -> Response:
@@ -105,8 +105,8 @@ class Batched:
         with self.change() as tx:
             items = self.read_items(self.request.data, self.get_serializer_context())
             rows = self.save_batch(tx, items)
-            told = {RESULTS: rows, **self.told_beside(rows)}
-            response = self.batch_response(told, context=self.get_serializer_context())
+            body = {RESULTS: rows, **self.told_beside(rows)}
+            response = self.batch_response(body, context=self.get_serializer_context())
             return Response(response.data, status.HTTP_201_CREATED)
 
     @classmethod

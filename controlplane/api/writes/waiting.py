@@ -69,7 +69,7 @@ def acknowledgement_of(
     pause: Callable[[float], None] = sleep,
 ) -> Acknowledgement:
     """
-    Wait until every live instance runs the revision with this change, at most so many *seconds*, and say who does.
+    Wait until every live instance runs the revision with this change, at most for *seconds*, and say who does.
 
     The heartbeats are read from the store. SQL is asked only while the change is pending.
     """

@@ -171,8 +171,8 @@ def plan(
     if as_json:
         show_json({**made.to_json(), "reviews": tried, "warnings": warned})
     else:
-        told = {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()}
-        _show_plan(made, told, warned)
+        summaries = {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()}
+        _show_plan(made, summaries, warned)
         if made.changes.steps:
             show(f"Nothing was changed. Apply it with: sluicegate apply {f'--plan {out}' if out else file}")
     raise typer.Exit(CHANGES if detailed and made.changes.steps else 0)

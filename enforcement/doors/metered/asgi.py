@@ -232,18 +232,18 @@ class MeteredGuard:
         fields = dict(scope["headers"])
         keeps = len(fields) == len(scope["headers"]) and door._by_usual_fields and door._attributes is None
         field = only_authorization(fields) if keeps else None
-        kept: LivePlan | None = None if field is None else limiter.derived.metered.get(field)
+        cached: LivePlan | None = None if field is None else limiter.derived.metered.get(field)
         who = None
-        if kept is None:
+        if cached is None:
             who = self._who(scope)
             # Nobody without a valid token makes us read a body.
             plan = _admissible(await limiter.find_plan(*who))
             if plan.metering is None:
                 raise _NotMetered
         else:
-            plan = kept
+            plan = cached
         # A kept plan is that of a token in this field, in which AWS has its signatures.
-        signature = fields.get(b"authorization", b"") if kept is None else b""
+        signature = fields.get(b"authorization", b"") if cached is None else b""
         is_signed = signature.startswith(_SIGNED) and self._keeps_signature(scope)
         body = await self._body(scope, fields, receive, plan.subject[0])
         try:

@@ -24,8 +24,8 @@ def tighter(send: Send, decision: Decision, preset: str) -> Send:
             ours = tighter_families(theirs, added_headers(decision, preset))
             if ours:
                 fields = message["headers"]
-                kept = [item for item in fields if families_in([item[0].decode("latin-1")]).isdisjoint(ours)]
-                message = {**message, "headers": kept}
+                others = [item for item in fields if families_in([item[0].decode("latin-1")]).isdisjoint(ours)]
+                message = {**message, "headers": others}
         await send(message)
 
     return choosing

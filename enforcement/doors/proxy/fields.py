@@ -213,8 +213,8 @@ def forwarded_fields(scope: Scope, fields: RequestFields, proxies: TrustedProxie
     sender = (peer or "unknown").encode()
     scheme: str = scope["scheme"]
     proto, host = _SCHEMES.get(scheme, scheme).encode(), fields.host
-    told = fields.forwarded or fields.forwarded_proto or fields.forwarded_host or fields.told
-    trusted = told and proxies.trusts(peer)
+    has_any = fields.forwarded or fields.forwarded_proto or fields.forwarded_host or fields.told
+    trusted = has_any and proxies.trusts(peer)
     if trusted:
         # A proxy in front of this one has seen the request of the client itself, perhaps over TLS.
         sender = b", ".join([*fields.forwarded, sender])

@@ -256,9 +256,9 @@ def usage_of(report: dict[str, Any]) -> Usage | None:
         return Usage(prompt - cached + tools, cached, 0, candidates + thoughts)
     read, read_for_embedding, reread, said = map(by_modality, details)
     read = read or read_for_embedding
-    fresh, kept, output = Split(prompt - cached), Split(cached), Split(candidates)
-    more = {"cached_audio": kept.take(reread.get("audio"))}
+    fresh, from_cache, output = Split(prompt - cached), Split(cached), Split(candidates)
+    more = {"cached_audio": from_cache.take(reread.get("audio"))}
     for kind in _MEDIA_CLASSES:
         more[f"input_{kind}"] = fresh.take(max(0, read.get(kind, 0) - reread.get(kind, 0)))
     more |= {"output_image": output.take(said.get("image")), "output_audio": output.take(said.get("audio"))}
-    return usage_with(more, fresh.left + tools, kept.left, 0, output.left + thoughts)
+    return usage_with(more, fresh.left + tools, from_cache.left, 0, output.left + thoughts)

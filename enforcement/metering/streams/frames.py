@@ -76,26 +76,26 @@ class FrameReader:
         """Return no bytes, since none are held back. A message that is not complete is not read."""
         return b""
 
-    def _read(self, kept: bytes) -> None:
+    def _read(self, rest: bytes) -> None:
         at = 0
-        while len(kept) - at >= _PRELUDE.size:
-            total, headers, checksum = _PRELUDE.unpack_from(kept, at)
+        while len(rest) - at >= _PRELUDE.size:
+            total, headers, checksum = _PRELUDE.unpack_from(rest, at)
             is_long = total > self._limit
-            if not _LEAST + headers <= total <= MAX_MESSAGE or crc32(kept[at : at + 8]) != checksum:
+            if not _LEAST + headers <= total <= MAX_MESSAGE or crc32(rest[at : at + 8]) != checksum:
                 self._break()
                 return
-            if is_long or len(kept) - at < total:
+            if is_long or len(rest) - at < total:
                 break
-            if not self._read_message(kept[at : at + total], headers):
+            if not self._read_message(rest[at : at + total], headers):
                 self._break()
                 return
             at += total
         else:
             is_long = False
         if is_long:
-            self._skips = max(0, total - (len(kept) - at))
-            at = min(len(kept), at + total)
-        self._kept = kept[at:]
+            self._skips = max(0, total - (len(rest) - at))
+            at = min(len(rest), at + total)
+        self._kept = rest[at:]
         if is_long and self._kept:
             self._read(self._kept)
 

@@ -212,9 +212,9 @@ def _responses_events(draft: Draft) -> Events:
     begun = {"type": "response.created", "response": {"model": draft.model, "usage": None}}
     deltas: Events = [(kind, {"type": kind, "delta": text}) for _, text in _rounds(draft)]
     done = f"{kind.removesuffix('.delta')}.done"
-    told: Events = [(done, {"type": done, "text": "".join(draft.said())})]
+    texts: Events = [(done, {"type": done, "text": "".join(draft.said())})]
     last = "response.incomplete" if draft.report == "twice" else "response.completed"
-    return [("", begun), *deltas, *told, (last, {"type": last, "response": body(draft)})]
+    return [("", begun), *deltas, *texts, (last, {"type": last, "response": body(draft)})]
 
 
 def _messages_events(draft: Draft) -> Events:

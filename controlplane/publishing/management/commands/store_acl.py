@@ -136,8 +136,8 @@ class Command(BaseCommand):
             account.make_password()
         password = password_rules(account.password) if account.password else []
         client.execute_command("ACL SETUSER", account.name, "on", *password, *account.rules)
-        kept = "password set" if account.password else "password kept"
-        self.stdout.write(f"Account {account.name}: {f'rules replaced, {kept}' if known else 'created'}.")
+        outcome = "password set" if account.password else "password kept"
+        self.stdout.write(f"Account {account.name}: {f'rules replaced, {outcome}' if known else 'created'}.")
         self._show(account)
 
     def _show(self, account: StoreAccount) -> None:
