@@ -8,6 +8,7 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from controlplane.adminkit.site import change_url
+from controlplane.changes.writing import write
 from controlplane.drafts.actions import discard_draft, save_draft
 from controlplane.drafts.models import PolicyDraft
 from controlplane.policies.models import AuditEntry, Limit, Policy
@@ -372,8 +373,7 @@ def test_a_draft_belongs_to_its_policy_again_once_that_exists_again(as_operator,
     """Because its deletion was undone. The draft then says that the policy was changed since."""
     entry = AuditEntry.objects.get(action="policy.delete")
     with change(actor=Actor("ann", "admin")) as tx:
-        (step,) = plan([entry]).steps
-        step.restored.act(tx)
+        write(tx, plan([entry]), "undo")
 
     orphan.refresh_from_db()
     assert (orphan.policy, orphan.is_behind) == (Policy.objects.get(slug="unused"), True)

@@ -41,7 +41,7 @@ def test_each_limit_is_judged_once():
     assert [(it.limit, it.text, it.instances) for it in found] == [
         ("api/money", "requests give no cost in its unit, so it admits everything", ("p-1",)),
         ("api/tokens", "requests give no cost in its unit, so it admits everything", ("p-1", "p-2")),
-        ("api/new", "new", ("p-1",)),
+        ("api/new", "new_reason", ("p-1",)),
         ("api/slots", "counts slots", ("p-2",)),
     ]
     assert {it.level for it in found} == {"warning"}
