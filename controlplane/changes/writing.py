@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from django.db import models
 from django.utils import timezone
@@ -26,8 +27,13 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "token": ("name", "policy", "labels", "expires_at"),
     "override": ("partition", "quota", "burst", "reason", "ends_at", "managed_by"),
 }
-# Fields that a record leaves out if they are empty.
-_EMPTY: Record = {"metering": {}, "labels": {}, "managed_by": "", "partition": ""}
+# Fields that a record leaves out if they are empty, and what makes an empty one.
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "metering": dict,
+    "labels": dict,
+    "managed_by": str,
+    "partition": str,
+}
 
 
 def write(tx: OpenChange, change: Change, deed: str) -> None:
@@ -41,6 +47,7 @@ def write(tx: OpenChange, change: Change, deed: str) -> None:
         deed: What the audit calls it, such as ``undo``.
     Raises:
         ValidationError: A value breaks a rule of the model, such as a slug that another object has by now.
+        KeyError: A record lacks a field that is never left out. The open change is to be undone.
     """
     for one in change.objects:
         _WRITERS[one.kind](tx, one, deed)
@@ -93,7 +100,8 @@ def _assign(row: models.Model, wanted: Record, *without: str) -> None:
     for name in FIELDS[str(row._meta.model_name)]:
         if name in without:
             continue
-        value = wanted.get(name, _EMPTY.get(name))
+        # A record without any other field is damaged, and nothing is written of it.
+        value: Any = _EMPTY[name]() if name in _EMPTY and name not in wanted else wanted[name]
         if name.endswith("_at") and value:
             value = datetime.fromisoformat(value)
         setattr(row, f"{name}_id" if name.endswith("policy") else name, value)

@@ -151,7 +151,7 @@ class ManagementKey(Credential):
 
     def audited_project(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
         """Return the id of the only project of the key, or an empty string."""
-        # Of a key of several projects, the entries name all of them, also if only one is left.
+        # The entries of a key of several projects name all of them, also if only one is left.
         named = {slug for record in (before, after) if record for slug in record["projects"]}
         projects = [] if self.all_projects or len(named) > 1 else self.projects.all()[:2]
         return projects[0].pk if len(projects) == 1 else ""

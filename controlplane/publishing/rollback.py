@@ -22,9 +22,8 @@ def rollback(tx: OpenChange, number: int) -> None:
 
     That is the policies with their limits, the policies, active flag and cap of each project, and the global policy.
     Newer policies and projects, tokens with their labels, overrides, prices, suspensions, and the policies of new
-    tokens stay. A
-    deleted policy is created again under its id. A deleted project is not, because its tokens are gone, and neither are
-    its own policies.
+    tokens stay. A deleted policy is created again under its id. A deleted project is not, because its tokens are gone,
+    and neither are its own policies.
 
     Raises:
         Revision.DoesNotExist: There is no such revision.

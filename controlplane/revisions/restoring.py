@@ -56,7 +56,7 @@ def _to(done: ObjectChange, now: Record | None, wanted: Record | None, project: 
 
 
 def merged(done: ObjectChange, now: Record) -> tuple[dict[str, Any], list[str]]:
-    """Return the present record with what the done has changed as it was before, and what stays, in sentences."""
+    """Return the present record with what *done* has changed as it was before, and what stays, in sentences."""
     before, after = done.before or {}, done.after or {}
     wanted, kept = _merge(before, after, now, FIELDS[done.kind])
     labels = partial(_label, done.kind, now)
@@ -202,7 +202,6 @@ def _restore_override(done: ObjectChange, coming: set[str]) -> Undone:
     values = record.get("partition", "")
     if limit and Override.objects.filter(limit=limit, token=token, project=project, partition=values).exists():
         return None, [f"The override {done.label} stays ended, because there is another one since."]
-
     # Only operators give an override no end.
     owner = _owner(Override(token=token, project=project), limit) if record["ends_at"] else None
     return ObjectChange(done.kind, done.pk, done.label, None, record, owner), []

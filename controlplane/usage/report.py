@@ -1,4 +1,4 @@
-"""The usage of one day, read_sums up for people."""
+"""The usage of one day, summed up for people."""
 
 from collections import defaultdict
 from collections.abc import Iterable

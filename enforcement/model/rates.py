@@ -15,9 +15,10 @@ _RATE: Final = re.compile(
     r"\s*(\d{1,16})\s*(?:/|per)\s*(\d{1,8})?\s*(?:([smhd])|([a-z]{2,}?)s?)\s*", re.ASCII | re.IGNORECASE
 )
 _WITHOUT_PERIOD: Final = re.compile(r"\s*(\d{1,16})\s*/\s*(\d{0,8})\s*", re.ASCII)
-# An amount of money has the sign of a currency, decimals, or the code of a currency.
+# An amount of money has the sign or the code of a currency, or decimals.
+_CURRENCY: Final = r"[$\u00a3\u20ac]|\b(?:USD|EUR|GBP|JPY|CHF|CNY|INR|CAD|AUD)\b"
 _OF_MONEY: Final = re.compile(
-    r"\s*(?=.*[$\u00a3\u20ac.]|.*\b[A-Z]{3}\b)[^\d/]{0,4}(\d{1,9}(?:\.\d{1,6})?)[^\d/]{0,4}(?:/|per).*"
+    rf"\s*(?=.*(?:{_CURRENCY}|\.))[^\d/]{{0,4}}(\d{{1,9}}(?:\.\d{{1,6}})?)[^\d/]{{0,4}}(?:/|per).*"
 )
 _DAYS: Final = {"month": 30, "year": 365}
 _MOST_DAYS: Final = 366
@@ -39,13 +40,12 @@ def parse_rate(text: object) -> dict[str, Any]:
     if found is None:
         if isinstance(text, str) and (bare := _WITHOUT_PERIOD.fullmatch(text)):
             raise ValueError(f'The period is missing. For seconds, write "{bare[1]}/{bare[2]}s", got {shown(text)}.')
-        if isinstance(text, str) and (amount := _OF_MONEY.fullmatch(text)):
+        several = isinstance(text, str) and _SEPARATORS.search(text)
+        if isinstance(text, str) and not several and (amount := _OF_MONEY.fullmatch(text)):
             whole, _, decimals = amount[1].partition(".")
             quota = int(whole) * MICROS + int(f"{decimals:0<6}")
-            raise ValueError(
-                f'Counts whole requests. For money, write Limit(quota={quota}, unit="{MONEY}", ...), got {shown(text)}.'
-            )
-        several = isinstance(text, str) and _SEPARATORS.search(text)
+            write = f'Limit(quota={quota}, unit="{MONEY}", ...)'
+            raise ValueError(f"Counts whole requests. For money, write {write}, got {shown(text)}.")
         hint = " Limit.parse_many() reads several." if several else ""
         raise ValueError(f'Must be like "100/minute" or "10 per 2 seconds", got {shown(text)}.{hint}')
     quota, multiple, period = int(found[1]), int(found[2] or 1), (found[3] or found[4]).lower()

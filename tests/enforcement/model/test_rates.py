@@ -61,6 +61,13 @@ def test_an_amount_of_money_names_the_limit_to_write(text, quota):
         Limit.parse(text)
 
 
+@pytest.mark.parametrize("text", ["5 GET/minute", "10 API per decade", "10/minute; 0.5/day"])
+def test_what_names_no_currency_is_no_amount(text):
+    """Whoever wrote it is not sent to money."""
+    with pytest.raises(InvalidLimit, match='Must be like "100/minute"'):
+        Limit.parse(text)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "100", "100/fortnight", "-1/minute", "1.5/minute", "10/3 months", "10/ms", "10/ss", "1/s;2/m", None, 5],
