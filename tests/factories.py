@@ -15,7 +15,8 @@ from controlplane.core.upserts import add_up
 from controlplane.drafts.models import PolicyDraft
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.prices.models import LearnedEstimate, ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.usage.batches import COUNTS

@@ -21,11 +21,11 @@ from django.utils.timesince import timesince
 from unfold.forms import BaseDialogForm
 from unfold.widgets import INPUT_CLASSES, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.entries import lines_of
 from controlplane.changes.names import Names
 from controlplane.core.text import PRINTABLE
 from controlplane.policies.describe import seconds_of
-from controlplane.policies.models import AuditEntry
 from enforcement.model.instants import duration as in_words
 
 

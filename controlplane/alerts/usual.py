@@ -2,8 +2,8 @@
 
 from controlplane.alerts.kinds import BROKEN, RESERVATIONS
 from controlplane.alerts.models import AlertRule
+from controlplane.audit.models import AuditEntry
 from controlplane.core.transactions import take_turn
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 
 # Id, name and kind. Somebody who deletes one, or makes it inactive, does not get it back: the audit knows its id.

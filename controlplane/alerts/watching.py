@@ -36,7 +36,7 @@ from controlplane.explain.near import Near, nearest, share_of
 from controlplane.fleet.heartbeats import live_instances, lost_instances
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import Override
+from controlplane.overrides.models import Override
 from controlplane.projects.models import Project, Token, isoformat
 from enforcement.store.client import STORE_ERRORS
 

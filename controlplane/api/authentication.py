@@ -19,10 +19,12 @@ from rest_framework.request import Request
 
 from controlplane.api.problems import Problem
 from controlplane.api.requests import MAX_REASON
+from controlplane.audit.models import AuditEntry
 from controlplane.core.requests import came_through_unknown_proxy, client_address, log_author, request_id
 from controlplane.core.text import escaped
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change
 from enforcement.model import tokens

@@ -20,13 +20,12 @@ from controlplane.adminkit.filters import InstantRangeFilter
 from controlplane.adminkit.site import ReadOnlyAdmin, badge, instant, link_to, table
 from controlplane.audit.export import csv_lines, json_lines
 from controlplane.audit.filters import DeedFilter, ObjectFilter
-from controlplane.audit.models import AuditSeal
+from controlplane.audit.models import AuditEntry, AuditSeal
 from controlplane.audit.searching import AuditSearch
 from controlplane.changes.entries import KINDS, details, lines_of, sentence, verb
 from controlplane.changes.names import Names
 from controlplane.core.files import streamed
 from controlplane.core.instants import exact
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.links import object_urls
 from controlplane.revisions.restoring import HANDLERS

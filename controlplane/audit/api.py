@@ -13,8 +13,8 @@ from controlplane.api.ordering import OrderField, SearchField, found_by
 from controlplane.api.serializers import ListQuery
 from controlplane.api.views import ApiView, Listed
 from controlplane.audit.export import COLUMNS, records
+from controlplane.audit.models import AuditEntry
 from controlplane.audit.searching import AuditSearch
-from controlplane.policies.models import AuditEntry
 
 
 @extend_schema_field({"type": ["object", "null"], "additionalProperties": True})

@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import DropdownFilter
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 
 # The types of objects in the audit, in words.
 OBJECTS = {

@@ -11,8 +11,10 @@ from controlplane.changes.change import Change, ObjectChange
 from controlplane.changes.differences import limit_of
 from controlplane.changes.fields import Record
 from controlplane.drafts.models import PolicyDraft
-from controlplane.policies.actions import end_override, replace_limits, save_override, set_global_policy
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.actions import end_override, save_override
+from controlplane.overrides.models import Override
+from controlplane.policies.actions import replace_limits, set_global_policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import OpenChange
 from enforcement.model.limits import Limit as LimitValue

@@ -7,6 +7,7 @@ from typing import Any
 
 import redis
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core.instants import microseconds
 from controlplane.core.optional import COUNTERS, optional
 from controlplane.emergency.models import BreakGlass
@@ -15,7 +16,6 @@ from controlplane.explain.emergencies import glass_at, suspension_of
 from controlplane.explain.matches import NO, UNKNOWN, YES, Matched, matched
 from controlplane.explain.question import Case, Reach
 from controlplane.fleet.models import Instance
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import Revision
 from controlplane.publishing.publisher import last_revision
 from enforcement.model.instants import from_us

@@ -26,11 +26,12 @@ from controlplane.core.money import permits
 from controlplane.jobs import running
 from controlplane.managed.pages import ManagedPage, with_mark
 from controlplane.overrides import bulk
+from controlplane.overrides.actions import save_override
 from controlplane.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.overrides.links import raise_name, raise_url
+from controlplane.overrides.models import Override
 from controlplane.overrides.raising import Offers, offers
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import Limit, Override
+from controlplane.policies.models import Limit
 from controlplane.policies.scoped_admin import OverrideScope
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import OpenChange

@@ -18,9 +18,10 @@ from controlplane.api.writes.batch_jobs import JobBatched, Key
 from controlplane.api.writes.batches import batch_of, of_items
 from controlplane.api.writes.trials import Trial
 from controlplane.core.partitions import text_of, values_of
+from controlplane.overrides.actions import save_override
 from controlplane.overrides.creating import Holder, check_overrides, create_overrides
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import Limit, Override
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit
 from controlplane.publishing.changes import OpenChange
 from controlplane.review.api import ReviewedTrialSerializer, previewed
 from controlplane.review.overriding import override_review

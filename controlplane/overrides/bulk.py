@@ -6,7 +6,7 @@ from controlplane.jobs.actions import author_of, check_author
 from controlplane.jobs.kinds import kind
 from controlplane.jobs.models import Job
 from controlplane.jobs.running import has_more_parts, parts_in_time
-from controlplane.policies.models import Override
+from controlplane.overrides.models import Override
 from controlplane.publishing.changes import change
 
 JOB = "overrides"

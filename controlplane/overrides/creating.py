@@ -8,8 +8,9 @@ from django.core.exceptions import ValidationError
 from django.db.models import Count, Exists, Q, QuerySet
 from django.utils import timezone
 
-from controlplane.policies.actions import end_override
-from controlplane.policies.models import Override, Policy
+from controlplane.overrides.actions import end_override
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Token
 from controlplane.publishing.changes import BrokenRules, OpenChange
 

@@ -16,8 +16,9 @@ from controlplane.adminkit.forms import BACK, NOTHING_SAVED, InstantInput, Recor
 from controlplane.core.money import exact
 from controlplane.core.partitions import text_of
 from controlplane.core.text import PRINTABLE
+from controlplane.overrides.models import Override
 from controlplane.overrides.raising import Offers
-from controlplane.policies.models import Limit, Override
+from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token, check_is_future
 from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_NUMBER

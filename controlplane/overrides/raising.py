@@ -5,8 +5,9 @@ from datetime import datetime
 
 from controlplane.core.money import permits, quantity
 from controlplane.core.optional import COUNTERS, optional
+from controlplane.overrides.models import Override
 from controlplane.policies.describe import amount
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters
 from enforcement.control.inspection import LiveCounter

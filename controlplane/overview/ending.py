@@ -11,7 +11,7 @@ from controlplane.adminkit.site import instant, link_to, list_url
 from controlplane.emergency.models import ALL_PROJECTS, Suspension, concerning
 from controlplane.keys.models import ManagementKey
 from controlplane.lists.counting import capped
-from controlplane.policies.models import Override
+from controlplane.overrides.models import Override
 from controlplane.projects.models import Project, Token
 
 WITHIN = timedelta(days=7)

@@ -29,11 +29,12 @@ from controlplane.explain.panels import UsageDay
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
 from controlplane.managed.pages import ManagedPage
+from controlplane.overrides.models import Override
 from controlplane.policies.actions import copy_policy, remove_limit
 from controlplane.policies.describe import at_a_glance, brief, sentence
 from controlplane.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.policies.limit_form import ALL, LimitForm, LimitFormSet, fieldsets, holder_of
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.policies.policy_columns import ManagedFilter, PolicyColumns, TrafficFilter
 from controlplane.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
 from controlplane.policies.scoped_admin import ModeFilter, PolicyScope

@@ -10,7 +10,8 @@ from unfold.contrib.filters.admin import DropdownFilter
 from controlplane.access.roles import EDITOR
 from controlplane.access.scope import is_operator, projects_of
 from controlplane.lists.counting import CappedCount, as_capped
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Token
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from django.db.models import Q, QuerySet
 
-from controlplane.policies.models import Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.preview.chunks import HEAD, Chunk, DaySum, StoredChunk, read_hours
 from controlplane.preview.kinds import ANONYMOUS, EVERYTHING, PROJECT, TOKEN, Caller
 from controlplane.preview.models import RecordedDay

@@ -39,7 +39,8 @@ from controlplane.lists.counting import CappedCount, as_capped
 from controlplane.lists.paging import CappedPaginator
 from controlplane.managed.pages import ManagedPage, with_mark
 from controlplane.overrides.links import raise_limit
-from controlplane.policies.models import Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.projects.actions import (
     issue_token,
     revoke_token,

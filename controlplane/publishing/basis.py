@@ -9,8 +9,8 @@ from typing import Any, Self
 from django.db import transaction
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core import store
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing import compile, kept
 from controlplane.publishing.models import OutboxEntry, PublishedChange, Revision, Work
 from enforcement.control.publication import Publication

@@ -17,7 +17,8 @@ from django.db.models import Prefetch, Q, QuerySet
 from controlplane.core.instants import microseconds
 from controlplane.emergency.document import emergency_document
 from controlplane.emergency.models import suspension_of
-from controlplane.policies.models import Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision

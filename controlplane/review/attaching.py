@@ -9,8 +9,9 @@ from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from controlplane.changes.effects import ADMITTED, REFUSED, SAME, FieldChange, LimitChange, changes_of
+from controlplane.overrides.models import Override
 from controlplane.policies.describe import sentence
-from controlplane.policies.models import Override, Policy
+from controlplane.policies.models import Policy
 from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import ANONYMOUS, PROJECT, TOKEN
 from controlplane.preview.supposed import Supposed

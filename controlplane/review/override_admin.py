@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from controlplane.adminkit.site import change_url, list_url
 from controlplane.lists.digests import digest_of
-from controlplane.policies.models import Override
+from controlplane.overrides.models import Override
 from controlplane.review.overriding import deletion_review, override_review
 from controlplane.review.pages import ReviewedForm, settle, without_decision
 from controlplane.review.reviews import Review

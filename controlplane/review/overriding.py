@@ -15,7 +15,8 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from controlplane.changes.effects import DENYING, SAME, LimitChange, effect
 from controlplane.core.instants import exact
 from controlplane.core.partitions import values_of, with_values
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import PROJECT, TOKEN, Caller
 from controlplane.preview.supposed import Supposed, SupposedOverride, overridden

@@ -25,8 +25,9 @@ from controlplane.changes.effects import (
 )
 from controlplane.core.money import permits
 from controlplane.core.optional import PREVIEW, USAGE, optional
+from controlplane.overrides.models import Override
 from controlplane.policies.actions import replace_limits
-from controlplane.policies.models import Override, Policy
+from controlplane.policies.models import Policy
 from controlplane.preview.judging import Unknown
 from controlplane.preview.kinds import DAY
 from controlplane.preview.supposed import SAVED, Supposed

@@ -9,9 +9,10 @@ from typing import Any
 
 from django.db.models import QuerySet, Sum
 
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.effects import CANDIDATE
 from controlplane.core.money import permits, quantity
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.preview.kinds import DAY
 from controlplane.preview.words import percent
 from controlplane.usage.models import UsageRow

@@ -20,6 +20,7 @@ from controlplane.access.scope import is_operator, may, projects_of
 from controlplane.adminkit.dialogs import action
 from controlplane.adminkit.forms import ReasonDialog
 from controlplane.adminkit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.change import Change
 from controlplane.changes.entries import details, in_words
 from controlplane.changes.names import Names
@@ -27,7 +28,6 @@ from controlplane.changes.words import lines_of
 from controlplane.core.text import PRINTABLE
 from controlplane.fleet import heartbeats
 from controlplane.fleet.models import Instance
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing import publisher
 from controlplane.publishing.acknowledgements import lag_ms
 from controlplane.publishing.models import Revision

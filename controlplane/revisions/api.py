@@ -14,10 +14,10 @@ from controlplane.api.problems import Conflict
 from controlplane.api.serializers import StrictSerializer
 from controlplane.api.views import ApiView
 from controlplane.api.writes.trials import Trial, TrialSerializer
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.change import Change, ObjectChange
 from controlplane.changes.names import Names
 from controlplane.changes.words import lines_of
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing.models import Revision
 from controlplane.revisions.undo import Changed, apply, locked
 from controlplane.revisions.undo import plan as plan_of

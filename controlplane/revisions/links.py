@@ -7,7 +7,7 @@ from django.apps import apps
 from django.contrib.admin.utils import quote
 from django.urls import reverse
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing.models import PublishedChange, Revision
 
 # By the type of the object in the audit. Other objects have no page of their own, or more than one.

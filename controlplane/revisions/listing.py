@@ -9,10 +9,11 @@ from typing import Any
 from django.db.models import Case, Count, F, IntegerField, Max, Min, Q, QuerySet, Value, When, Window
 from django.db.models.functions import RowNumber
 
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.entries import VERBS, lines_of
 from controlplane.changes.names import Names
 from controlplane.changes.words import Line
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Token
 from controlplane.publishing.models import PublishedChange, Revision
 

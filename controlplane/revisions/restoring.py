@@ -13,7 +13,8 @@ from controlplane.changes.fields import Record
 from controlplane.changes.names import POLICIES
 from controlplane.changes.words import label_of
 from controlplane.changes.writing import FIELDS, limit_named
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from enforcement.model import limit_fields
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.change import Change, ObjectChange
 from controlplane.changes.entries import sentence
 from controlplane.changes.writing import write
 from controlplane.policies.actions import lock_global_policy
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import PublishedChange, Revision
 from controlplane.revisions.restoring import HANDLERS

@@ -24,7 +24,8 @@ from controlplane.core.money import permits, quantity
 from controlplane.core.optional import COUNTERS, optional
 from controlplane.explain.emergencies import glass_at
 from controlplane.explain.words import duration
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage import counters, units
 from enforcement.control.inspection import LiveCounter

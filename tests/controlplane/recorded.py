@@ -1,6 +1,6 @@
 """What a change leaves behind in SQL."""
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing.models import OutboxEntry
 
 

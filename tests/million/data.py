@@ -11,9 +11,11 @@ from django.db import models, transaction
 
 from controlplane.access.models import Membership
 from controlplane.access.roles import EDITOR, OPERATORS, OWNER, VIEWER
+from controlplane.audit.models import AuditEntry
 from controlplane.fleet.models import Instance
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.preview.chunks import Chunk
 from controlplane.preview.models import RecordedDay
 from controlplane.projects.models import Project, Token

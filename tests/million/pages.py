@@ -9,7 +9,8 @@ from django.db.models import Model
 from django.test import RequestFactory
 from django.urls import reverse
 
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
 from tests.million import data

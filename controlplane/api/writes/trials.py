@@ -16,8 +16,9 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from controlplane.api.authentication import Access
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.differences import differences
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.policies.models import Policy
 from controlplane.publishing.changes import OpenChange
 
 # Objects whose differences a response lists. It counts all of them.

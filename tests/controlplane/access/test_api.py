@@ -4,7 +4,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project
 from tests.factories import ManagementKeyFactory, MembershipFactory, ProjectFactory, UserFactory
 

@@ -9,7 +9,7 @@ from django.test import Client
 
 from controlplane.access import first_link as links
 from controlplane.access.first_link import first_link
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project
 
 pytestmark = pytest.mark.django_db

@@ -8,7 +8,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 
 pytestmark = pytest.mark.django_db
 

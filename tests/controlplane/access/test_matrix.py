@@ -10,7 +10,7 @@ from django.test import Client, RequestFactory
 from django.urls import resolve
 from django_otp.middleware import OTPMiddleware
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of
 from tests.factories import UserFactory
 from tests.scale import scale

@@ -8,7 +8,8 @@ import pytest
 from django.contrib import admin
 from django.test import Client
 
-from controlplane.policies.models import Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Token
 from controlplane.publishing.models import OutboxEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of, unknown_key

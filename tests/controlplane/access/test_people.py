@@ -5,7 +5,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from controlplane.access.models import Membership
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project
 from tests.controlplane.pages import html_of
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory

@@ -10,7 +10,7 @@ from django.core import serializers
 from django.test import Client
 from django.urls import reverse
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing.models import OutboxEntry
 from tests.controlplane.access.addresses import address, is_of_a_row, patterns, row_of, unknown_key
 from tests.controlplane.access.test_other_projects import text_of, without_keys

@@ -12,7 +12,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from controlplane.access import second_factor
 from controlplane.access.second_factor_gate import OPEN
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from tests.controlplane.access.addresses import address, patterns, row_of
 from tests.controlplane.access.world import installation, tenant
 from tests.controlplane.pages import html_of

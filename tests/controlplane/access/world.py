@@ -11,10 +11,10 @@ from django.utils import timezone
 
 from controlplane.alerts.deciding import decide
 from controlplane.alerts.findings import AlertFinding, Found
+from controlplane.audit.models import AuditEntry
 from controlplane.emergency.models import Suspension
 from controlplane.fleet.models import Instance
 from controlplane.jobs import running
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, Revision

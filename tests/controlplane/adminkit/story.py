@@ -15,14 +15,17 @@ from django.apps import apps
 from django.db.models import Model
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core import store
 from controlplane.emergency.actions import suspend_value
 from controlplane.fleet.heartbeats import live_instances
 from controlplane.fleet.models import Instance
 from controlplane.jobs import running
 from controlplane.keys.actions import issue_management_key
-from controlplane.policies.actions import replace_limits, save_override, set_global_policy
-from controlplane.policies.models import AuditEntry, Override, Policy
+from controlplane.overrides.actions import save_override
+from controlplane.overrides.models import Override
+from controlplane.policies.actions import replace_limits, set_global_policy
+from controlplane.policies.models import Policy
 from controlplane.preview import recording
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.actions import issue_token, rotate_token

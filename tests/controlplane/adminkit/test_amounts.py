@@ -7,7 +7,8 @@ from django.utils import timezone
 
 from controlplane.adminkit.amounts import CostsField
 from controlplane.alerts.models import AlertRule
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.prices.models import ModelPrice
 from tests.controlplane.adminkit.reviews import enforce
 from tests.controlplane.adminkit.test_forms import POLICIES, fields_of, policy_fields

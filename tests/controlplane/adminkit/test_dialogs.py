@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Token
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 

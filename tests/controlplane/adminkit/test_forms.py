@@ -8,8 +8,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
+from controlplane.audit.models import AuditEntry
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change

@@ -6,7 +6,8 @@ import pytest
 from django.db import connection
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import change
 from tests.controlplane.adminkit.test_forms import NEW_PROJECT, POLICIES, PROJECTS, errors_of

@@ -9,9 +9,10 @@ import pytest
 from django.core.signals import request_started
 from playwright.sync_api import expect
 
+from controlplane.audit.models import AuditEntry
 from controlplane.drafts.models import PolicyDraft
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory
 

@@ -6,8 +6,8 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import expect
 
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import Override
+from controlplane.overrides.actions import save_override
+from controlplane.overrides.models import Override
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change

@@ -11,8 +11,8 @@ from controlplane.adminkit.forms import version_of
 from controlplane.adminkit.menu import navigation
 from controlplane.adminkit.palette import WORDS
 from controlplane.adminkit.site import change_url, instant
+from controlplane.audit.models import AuditEntry
 from controlplane.policies.limit_form import LimitForm
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
 from enforcement.model.metered import METERED_UNITS, MONEY
 from tests.controlplane.pages import text_of, words

@@ -14,7 +14,8 @@ from playwright.sync_api import Locator
 
 from controlplane.access.models import Membership
 from controlplane.emergency.models import Suspension
-from controlplane.policies.models import Limit, Override
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.story import ZONE, Story, friday, played
 from tests.controlplane.adminkit.walking import Walker

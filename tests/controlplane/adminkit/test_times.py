@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.adminkit.times import ZONE_COOKIE, exact, zone_of
-from controlplane.policies.models import Override
+from controlplane.overrides.models import Override
 from tests.controlplane.adminkit.reviews import enforce
 from tests.factories import OverrideFactory, UsageRowFactory
 from tests.repository import ROOT

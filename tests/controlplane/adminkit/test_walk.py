@@ -9,8 +9,9 @@ import redis
 from django.utils import timezone
 from playwright.sync_api import Route, expect
 
+from controlplane.audit.models import AuditEntry
 from controlplane.fleet.heartbeats import live_instances
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change

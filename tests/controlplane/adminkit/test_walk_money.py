@@ -5,7 +5,8 @@ import os
 import pytest
 from playwright.sync_api import expect
 
-from controlplane.policies.models import Limit, Override
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit
 from tests.controlplane.adminkit.walking import NARROW, WIDE
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 

@@ -6,7 +6,7 @@ from django.utils import timezone
 from controlplane.alerts.deciding import decide
 from controlplane.alerts.findings import AlertFinding, Found
 from controlplane.alerts.models import AlertRule
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from tests.factories import (
     AlertRuleFactory,
     DestinationFactory,

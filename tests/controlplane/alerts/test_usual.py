@@ -4,7 +4,7 @@ import pytest
 
 from controlplane.alerts.models import AlertRule
 from controlplane.alerts.usual import USUAL, add_usual
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 
 pytestmark = pytest.mark.django_db(transaction=True)

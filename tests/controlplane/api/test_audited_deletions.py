@@ -4,7 +4,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.actions import delete_tokens
 from controlplane.projects.models import Token
 from controlplane.publishing.changes import Actor, change

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.policies.models import Override
+from controlplane.overrides.models import Override
 from controlplane.projects.models import Project
 from tests.factories import (
     LimitFactory,

@@ -3,8 +3,10 @@
 import pytest
 from django.core.management import CommandError, call_command
 
+from controlplane.audit.models import AuditEntry
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import change
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing.models import Revision
 from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
 

@@ -2,7 +2,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from tests.factories import ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

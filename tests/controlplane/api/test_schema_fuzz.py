@@ -21,12 +21,14 @@ from schemathesis.generation.meta import TestPhase
 from controlplane.access.models import Membership
 from controlplane.alerts.models import AlertEvent, AlertRule
 from controlplane.api.parsers import MergePatchParser
+from controlplane.audit.models import AuditEntry
 from controlplane.drafts.models import PolicyDraft
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import Actor, change

@@ -2,7 +2,9 @@
 
 import pytest
 
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project
 from tests.controlplane.conftest import at_once
 from tests.factories import LimitFactory, ManagementKeyFactory, OverrideFactory, PolicyFactory, ProjectFactory

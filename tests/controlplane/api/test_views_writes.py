@@ -6,8 +6,10 @@ import threading
 import pytest
 from django.db import connection
 
+from controlplane.audit.models import AuditEntry
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from tests.factories import (
     LimitFactory,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 

@@ -12,8 +12,8 @@ from django.forms import model_to_dict
 from django.test.utils import CaptureQueriesContext
 
 from controlplane.audit import chain, export
+from controlplane.audit.models import AuditEntry
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 from tests.controlplane.audit.test_chain import LATER
 from tests.factories import LimitFactory, MembershipFactory, ProjectFactory, TokenFactory, UserFactory

@@ -8,8 +8,7 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
 
 from controlplane.audit import chain, tasks
-from controlplane.audit.models import AuditSeal
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry, AuditSeal
 from controlplane.publishing.changes import Actor, change
 from tests.controlplane.audit.conftest import NOON
 from tests.factories import PolicyFactory

@@ -7,9 +7,9 @@ import pytest
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from controlplane.audit.models import AuditEntry
 from controlplane.emergency.models import Suspension
 from controlplane.policies.actions import set_global_policy
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import change
 from tests.controlplane.conftest import ANN

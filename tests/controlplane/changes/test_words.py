@@ -3,10 +3,10 @@
 import pytest
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.entries import details, lines_of
 from controlplane.changes.names import Names
 from controlplane.changes.words import lines
-from controlplane.policies.models import AuditEntry
 from tests.factories import PolicyFactory
 
 pytestmark = pytest.mark.django_db

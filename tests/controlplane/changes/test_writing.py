@@ -2,9 +2,9 @@
 
 import pytest
 
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.change import Change, ObjectChange
 from controlplane.changes.writing import write
-from controlplane.policies.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
 

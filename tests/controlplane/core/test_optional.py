@@ -13,7 +13,8 @@ from django.db.models import Model
 from django.test import Client
 
 from controlplane.core import optional, store
-from controlplane.policies.models import Limit, Override
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit
 from controlplane.projects.models import Project, Token
 from enforcement.logs import RateLimitedLogger
 from tests.controlplane.access.addresses import address, patterns, row_of

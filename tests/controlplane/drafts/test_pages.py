@@ -8,10 +8,11 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from controlplane.adminkit.site import change_url
+from controlplane.audit.models import AuditEntry
 from controlplane.changes.writing import write
 from controlplane.drafts.actions import discard_draft, save_draft
 from controlplane.drafts.models import PolicyDraft
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.compile import documents
 from controlplane.publishing.models import OutboxEntry

@@ -7,6 +7,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core import store
 from controlplane.core.instants import microseconds
 from controlplane.emergency import tasks
@@ -22,7 +23,6 @@ from controlplane.emergency.actions import (
 )
 from controlplane.emergency.document import PROJECTS_NAMED, emergency_document
 from controlplane.emergency.models import BreakGlass, EndedSuspension, Suspension
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 from controlplane.publishing.models import OutboxEntry, Revision

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from django.utils.dateparse import parse_datetime
 
+from controlplane.audit.models import AuditEntry
 from controlplane.emergency.actions import suspend, suspend_value
 from controlplane.emergency.models import BreakGlass, Suspension
-from controlplane.policies.models import AuditEntry
 from enforcement.model.instants import from_us
 from tests.controlplane.emergency.conftest import follows
 from tests.factories import TokenFactory

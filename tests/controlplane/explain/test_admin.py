@@ -12,9 +12,9 @@ from django.utils import timezone
 
 from controlplane.access.models import Membership
 from controlplane.adminkit.times import ZONE_COOKIE
+from controlplane.overrides.actions import save_override
 from controlplane.overrides.links import raise_url
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import Override
+from controlplane.overrides.models import Override
 from controlplane.publishing.changes import change
 from controlplane.usage import rollup
 from controlplane.usage.batches import Row

@@ -6,8 +6,8 @@ import pytest
 from django.utils import timezone
 
 from controlplane.emergency.models import BreakGlass, Suspension
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import Override
+from controlplane.overrides.actions import save_override
+from controlplane.overrides.models import Override
 from controlplane.projects.actions import revoke_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change

@@ -11,8 +11,8 @@ from controlplane.access.models import Membership
 from controlplane.adminkit.site import change_url
 from controlplane.explain.day import HEIGHT, Hour, bars_of, day_of
 from controlplane.explain.question import Reach
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import Override
+from controlplane.overrides.actions import save_override
+from controlplane.overrides.models import Override
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import change
 from controlplane.usage.counters_admin import notes_of, row_of

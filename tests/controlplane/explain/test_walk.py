@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import Override
+from controlplane.overrides.actions import save_override
+from controlplane.overrides.models import Override
 from controlplane.publishing.changes import change
 from controlplane.usage.drain import drain
 from controlplane.usage.periods import start_of

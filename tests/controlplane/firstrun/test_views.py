@@ -10,7 +10,8 @@ from django.db import connection
 from django.test import Client
 
 from controlplane.adminkit.first_steps import steps
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.usage.models import UsageBatch
 from enforcement import Limiter

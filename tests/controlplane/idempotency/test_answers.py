@@ -8,9 +8,10 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.idempotency.models import KeptAnswer
 from controlplane.idempotency.tasks import prune_answers
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.changes import OpenChange
 from tests.controlplane.conftest import at_once

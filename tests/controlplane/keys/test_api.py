@@ -5,10 +5,10 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane.audit.models import AuditEntry
 from controlplane.keys.bounds import excess
 from controlplane.keys.models import ManagementKey
 from controlplane.keys.scopes import SCOPES
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from tests.factories import ManagementKeyFactory, ProjectFactory
 

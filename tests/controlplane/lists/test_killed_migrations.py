@@ -10,8 +10,8 @@ import pytest
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
+from controlplane.audit.models import AuditEntry
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Token
 from tests.factories import TokenFactory
 from tests.scale import scale

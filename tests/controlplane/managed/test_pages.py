@@ -3,7 +3,8 @@
 import pytest
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, UserFactory
 

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry, Override
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.models import Override
 from controlplane.publishing.models import OutboxEntry
 from tests.factories import (
     ManagementKeyFactory,

@@ -2,10 +2,11 @@
 
 import pytest
 
+from controlplane.audit.models import AuditEntry
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.overrides import bulk
-from controlplane.policies.models import AuditEntry, Override
+from controlplane.overrides.models import Override
 from tests.controlplane.adminkit.reviews import enforce
 from tests.factories import (
     LimitFactory,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from controlplane.policies.models import AuditEntry, Override
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.models import Override
 from controlplane.publishing.publisher import publish_pending
 from enforcement import Limiter
 from tests.controlplane.adminkit.reviews import enforce

@@ -7,8 +7,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.models import Override
 from controlplane.overrides.raising import offers
-from controlplane.policies.models import AuditEntry, Override
 from controlplane.projects.actions import issue_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change

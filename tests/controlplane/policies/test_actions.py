@@ -4,8 +4,10 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.policies.actions import end_overrides, replace_limits, save_override, set_global_policy
-from controlplane.policies.models import Limit, Override, Policy
+from controlplane.overrides.actions import end_overrides, save_override
+from controlplane.overrides.models import Override
+from controlplane.policies.actions import replace_limits, set_global_policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.changes import change
 from enforcement.model.limits import Limit as LimitValue
 from tests.controlplane.recorded import audited_actions, outbox

@@ -2,7 +2,8 @@
 
 import pytest
 
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Policy
 from tests.factories import LimitFactory, MembershipFactory, OverrideFactory, PolicyFactory, ProjectFactory
 
 pytestmark = pytest.mark.django_db

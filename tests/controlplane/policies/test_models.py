@@ -4,8 +4,9 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
-from controlplane.audit.models import AppendOnly
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy, column_of, columns_of
+from controlplane.audit.models import AppendOnly, AuditEntry
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy, column_of, columns_of
 from controlplane.publishing import compile
 from enforcement.model.documents import parse_policy
 from enforcement.model.limit_fields import FIELDS, REQUIRED

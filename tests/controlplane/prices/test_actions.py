@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 from django.db import connection
 
+from controlplane.audit.models import AuditEntry
 from controlplane.fleet import heartbeats
-from controlplane.policies.models import AuditEntry
 from controlplane.prices.actions import save_price
 from controlplane.prices.models import ModelPrice
 from controlplane.projects.actions import issue_token

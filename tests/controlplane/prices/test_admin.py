@@ -9,7 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.prices.models import BrokenBound, ModelAddend, ModelPrice
 from controlplane.publishing.models import OutboxEntry
 from enforcement.metering.broken import BEYOND

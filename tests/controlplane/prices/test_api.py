@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.prices.models import ModelPrice
 from enforcement.metering.price_documents import parse_prices, price_to_json
 from tests.controlplane.conftest import at_once

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from controlplane.alerts.models import AlertEvent
 from controlplane.alerts.usual import add_usual
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.prices.actions import raise_addends
 from controlplane.prices.broken import lately
 from controlplane.prices.models import BrokenBound, ModelAddend, ModelPrice

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.prices import estimates, tasks
 from controlplane.prices.actions import learn_estimates
 from controlplane.prices.models import LearnedEstimate

@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.prices import catalogue
 from controlplane.prices.models import ModelPrice
 from controlplane.publishing.models import Revision

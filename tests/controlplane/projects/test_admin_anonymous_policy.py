@@ -5,7 +5,7 @@ import html
 import pytest
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project
 from tests.controlplane.adminkit.reviews import enforce
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory

@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher
 from controlplane.usage.models import MeteredRow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project, Token
 
 pytestmark = pytest.mark.django_db(transaction=True)

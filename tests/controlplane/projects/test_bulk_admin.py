@@ -9,10 +9,11 @@ from django.contrib.auth.models import User
 
 from controlplane.access.models import Membership
 from controlplane.adminkit.site import RecordedAdmin
+from controlplane.audit.models import AuditEntry
 from controlplane.emergency.models import Suspension
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.policies.models import Policy
 from controlplane.projects import bulk
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher

@@ -4,10 +4,11 @@ import pytest
 from django.contrib.admin.utils import quote
 
 from controlplane.access.models import Membership
+from controlplane.audit.models import AuditEntry
 from controlplane.jobs import running
 from controlplane.jobs.models import Job
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Override
+from controlplane.overrides.models import Override
 from controlplane.projects import bulk
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher

@@ -10,9 +10,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.emergency.actions import resume, set_end, suspend, suspend_value
 from controlplane.emergency.models import Suspension
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.actions import revoke_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects import tasks
 from controlplane.publishing.models import OutboxEntry
 from tests.factories import TokenFactory

@@ -5,7 +5,7 @@ import json
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Token
 from controlplane.usage.drain import drain
 from enforcement import Limiter

@@ -7,7 +7,9 @@ import pytest
 from django.db import connection, transaction
 from django.db.models import RestrictedError
 
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import changes, publisher
 from controlplane.publishing.changes import Actor, OpenChange, change

@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.actions import delete_tokens, issue_token, revoke_token
 from controlplane.projects.models import Token
 from controlplane.publishing import publisher

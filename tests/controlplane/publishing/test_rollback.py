@@ -1,8 +1,9 @@
 import pytest
 from django.core.exceptions import ValidationError
 
+from controlplane.audit.models import AuditEntry
 from controlplane.policies.actions import set_global_policy
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import change
 from controlplane.publishing.models import Revision

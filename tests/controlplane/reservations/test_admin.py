@@ -3,7 +3,7 @@
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.reservations import recording
 from controlplane.reservations.models import Reservation

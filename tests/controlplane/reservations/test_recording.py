@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 from controlplane.reservations import actions, listing, recording
 from controlplane.reservations.models import Reservation, ReservationCount

@@ -6,7 +6,8 @@ import io
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Token
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_forms import POLICIES, fields_of, policy_fields

@@ -3,7 +3,8 @@
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry, Limit
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Limit
 from tests.factories import LimitFactory, PolicyFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

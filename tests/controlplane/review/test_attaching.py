@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.preview.models import RecordedMinute
 from controlplane.projects.models import Token
 from controlplane.review import attaching

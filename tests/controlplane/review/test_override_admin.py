@@ -3,7 +3,9 @@
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry, Limit, Override
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit
 from tests.controlplane.adminkit.reviews import ReviewForm, enforce
 from tests.controlplane.pages import html_of
 from tests.factories import (

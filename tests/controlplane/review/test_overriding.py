@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import Limit, Override
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit
 from controlplane.preview import words
 from controlplane.review.overriding import deletion_review, override_review
 from controlplane.review.reviews import with_preview

@@ -3,8 +3,9 @@
 import pytest
 from django.utils import timezone
 
+from controlplane.audit.models import AuditEntry
 from controlplane.policies.actions import set_global_policy
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.changes import change
 from tests.controlplane.adminkit.reviews import ReviewForm
 from tests.controlplane.adminkit.test_forms import POLICIES

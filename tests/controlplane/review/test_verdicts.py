@@ -7,7 +7,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Limit, Policy
 from controlplane.review.verdicts import verdicts_of
 from tests.factories import LimitFactory, PolicyFactory, TokenFactory, UsageRowFactory
 

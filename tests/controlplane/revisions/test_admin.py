@@ -7,8 +7,10 @@ import pytest
 from django.utils import timezone
 
 from controlplane.adminkit.times import ZONE_COOKIE
-from controlplane.policies.actions import end_override, save_override
-from controlplane.policies.models import AuditEntry, Limit, Override
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.actions import end_override, save_override
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit
 from controlplane.projects.actions import issue_token, revoke_token
 from controlplane.projects.models import Project
 from controlplane.publishing import publisher

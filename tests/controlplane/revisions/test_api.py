@@ -2,7 +2,8 @@
 
 import pytest
 
-from controlplane.policies.models import AuditEntry, Limit, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Limit, Policy
 from controlplane.publishing.models import PublishedChange, Revision
 from tests.factories import ManagementKeyFactory, ProjectFactory
 

@@ -3,8 +3,9 @@
 import pytest
 
 from controlplane.adminkit.forms import version_of
-from controlplane.policies.actions import save_override
-from controlplane.policies.models import AuditEntry, Override
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.actions import save_override
+from controlplane.overrides.models import Override
 from controlplane.projects.actions import revoke_token
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import Actor, change

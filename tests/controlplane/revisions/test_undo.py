@@ -6,8 +6,11 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from controlplane.policies.actions import end_override, remove_limit, save_override, set_global_policy
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.actions import end_override, save_override
+from controlplane.overrides.models import Override
+from controlplane.policies.actions import remove_limit, set_global_policy
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.actions import revoke_token
 from controlplane.projects.models import Project, Token
 from controlplane.publishing import publisher

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from django.db import connection
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Token
 from controlplane.stack.embedded import GUNICORN
 from enforcement.embedded import free_port

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing import publisher
 from controlplane.publishing.changes import change
 from controlplane.usage import counters

@@ -4,7 +4,7 @@ import pytest
 import redis
 from django.db import OperationalError, connection, connections
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.projects.models import Project
 from enforcement import Limiter
 from tests.factories import ManagementKeyFactory, TokenFactory

@@ -9,7 +9,7 @@ from django.core import serializers
 from django.urls import reverse
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.webhooks import actions, deliveries
 from controlplane.webhooks.models import Delivery, Destination
 from tests.factories import DestinationFactory, MembershipFactory, ProjectFactory

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.webhooks import actions, deliveries
 from controlplane.webhooks.models import Delivery, Destination
 from tests.factories import DestinationFactory, ManagementKeyFactory, ProjectFactory

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane.policies.models import AuditEntry
+from controlplane.audit.models import AuditEntry
 from controlplane.publishing.changes import Actor, change
 from controlplane.webhooks import actions, deliveries, signing
 from controlplane.webhooks.models import DELIVERED, FAILED, PENDING, Delivery, Destination

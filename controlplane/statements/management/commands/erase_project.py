@@ -4,8 +4,8 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core.text import PRINTABLE
-from controlplane.policies.models import AuditEntry
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import Actor, change
 from controlplane.statements import erasing

@@ -6,10 +6,12 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from controlplane.api.writes import batch_jobs
+from controlplane.audit.models import AuditEntry
 from controlplane.jobs import running
 from controlplane.jobs.models import Job, JobPart
 from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import AuditEntry, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project
 from controlplane.publishing.changes import OpenChange
 from controlplane.publishing.models import Revision
@@ -335,7 +337,7 @@ def overrides(names: list[str], **holder) -> list[dict]:
 @pytest.fixture
 def chat(store, monkeypatch) -> Project:
     """A project with eight limits, which may have five overrides."""
-    monkeypatch.setattr("controlplane.policies.models.MAX_OVERRIDES", 5)
+    monkeypatch.setattr("controlplane.overrides.models.MAX_OVERRIDES", 5)
     policy = PolicyFactory(slug="free")
     for number in range(8):
         LimitFactory(policy=policy, name=f"l{number}")

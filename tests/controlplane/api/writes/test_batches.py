@@ -4,8 +4,10 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from controlplane.audit.models import AuditEntry
 from controlplane.idempotency.models import KeptAnswer
-from controlplane.policies.models import AuditEntry, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from controlplane.publishing.models import Revision
 from tests.factories import LimitFactory, ManagementKeyFactory, OverrideFactory, PolicyFactory, ProjectFactory
@@ -262,7 +264,7 @@ def test_each_wrong_override_is_named(api, store, chat):
 
 def test_a_batch_gives_nobody_too_many_overrides(api, store, chat, monkeypatch):
     """Those of earlier requests count, and those of other items."""
-    monkeypatch.setattr("controlplane.policies.models.MAX_OVERRIDES", 3)
+    monkeypatch.setattr("controlplane.overrides.models.MAX_OVERRIDES", 3)
     policy = PolicyFactory(slug="free")
     OverrideFactory(limit=LimitFactory(policy=policy, name="l"), token=None, project=chat)
     Project.objects.filter(pk=chat.pk).update(policy=policy)

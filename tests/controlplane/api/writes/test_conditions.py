@@ -4,7 +4,8 @@ import gzip
 
 import pytest
 
-from controlplane.policies.models import AuditEntry, Policy
+from controlplane.audit.models import AuditEntry
+from controlplane.policies.models import Policy
 from controlplane.projects.models import Project, Token
 from tests.factories import PolicyFactory, ProjectFactory, TokenFactory
 

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from controlplane.audit.models import AuditEntry
 from controlplane.core.text import unprintable
-from controlplane.policies.models import AuditEntry, Limit, Override, Policy
+from controlplane.overrides.models import Override
+from controlplane.policies.models import Limit, Policy
 from controlplane.projects.models import Project
 from enforcement.cli import main
 from enforcement.cli.remote.files.fields import HIDDEN

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from controlplane.policies.models import AuditEntry, Override
+from controlplane.audit.models import AuditEntry
+from controlplane.overrides.models import Override
 from controlplane.projects.models import Project
 from enforcement.cli.remote import file_commands, live_commands
 from tests.docs.tls import certificate

@@ -7,7 +7,7 @@ A task may run twice, even at the same time. An override is ended once.
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.policies import actions
+from controlplane.overrides import actions
 from controlplane.publishing.changes import Actor, change
 
 

@@ -1,8 +1,9 @@
 import pytest
 
+from controlplane.audit.models import AuditEntry
 from controlplane.celery import app
-from controlplane.policies import tasks
-from controlplane.policies.models import AuditEntry, Override
+from controlplane.overrides import tasks
+from controlplane.overrides.models import Override
 from tests.factories import OverrideFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
