@@ -2,10 +2,13 @@
 
 import sys
 
+from controlplane import aliases
 from enforcement.extras import Requirement
 
 if sys.version_info < (3, 12):
     raise ImportError(f"The control plane needs Python 3.12 or newer, got {sys.version.split()[0]}.")
+
+aliases.install()
 
 # Celery's app has to be there whenever Django starts, so that tasks are sent by it.
 with Requirement("The control plane", "sluicegate[controlplane]"):

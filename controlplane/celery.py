@@ -37,7 +37,7 @@ def check_settings(**_: Any) -> None:
 @beat_init.connect
 def watch_outages(**_: Any) -> None:
     """Start the watch for outages of the store in beat, because a worker gets no task while its broker is away."""
-    from controlplane.alerts.evaluating import start_watching
+    from controlplane.operations.alerts.run import start_watching
 
     start_watching()
 

@@ -5,11 +5,11 @@ from datetime import timedelta
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from controlplane.adminkit import theme
 from controlplane.core import environment as env
 from controlplane.core import logs
 from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept, make_var_dir
 from controlplane.schedule import SCHEDULE
+from controlplane.web.kit import theme
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.store.topology import redis_url
 
@@ -87,35 +87,37 @@ INSTALLED_APPS = [
     "axes",
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
-    "controlplane.projects",
-    "controlplane.keys",
-    "controlplane.idempotency",
-    "controlplane.access",
-    "controlplane.policies",
-    "controlplane.overrides",
-    "controlplane.drafts",
-    "controlplane.jobs",
-    "controlplane.webhooks",
-    "controlplane.alerts",
-    "controlplane.prices",
-    "controlplane.emergency",
-    "controlplane.publishing",
-    "controlplane.revisions",
-    "controlplane.audit",
-    "controlplane.fleet",
-    "controlplane.usage",
-    "controlplane.statements",
-    "controlplane.preview",
-    "controlplane.reservations",
+    "controlplane.objects.projects",
+    "controlplane.objects.keys",
+    "controlplane.web.restkit.idempotency",
+    "controlplane.objects.people",
+    "controlplane.objects.policies",
+    "controlplane.objects.overrides",
+    "controlplane.releases.drafts",
+    "controlplane.operations.jobs",
+    "controlplane.operations.webhooks",
+    "controlplane.operations.alerts",
+    "controlplane.objects.prices",
+    "controlplane.objects.emergency",
+    "controlplane.releases.publishing",
+    "controlplane.releases.revisions",
+    "controlplane.changes.change",
+    "controlplane.changes.audit",
+    "controlplane.traffic.fleet",
+    "controlplane.traffic.usage",
+    "controlplane.traffic.reports",
+    "controlplane.traffic.callers",
+    "controlplane.traffic.reservations",
     "controlplane.stack",
     "controlplane.demo",
+    "controlplane.web.pages",  # last, because it imports pages about the models of all others
 ]
 
 MIDDLEWARE = [
     "controlplane.core.requests.RequestLog",  # first, so that every log line has the id of its request
-    "controlplane.api.transport.HttpsOnly",  # before the redirect of the next one
+    "controlplane.web.restkit.transport.HttpsOnly",  # before the redirect of the next one
     "django.middleware.security.SecurityMiddleware",
-    "controlplane.api.transport.LengthRequired",
+    "controlplane.web.restkit.transport.LengthRequired",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "controlplane.core.csp.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -124,13 +126,13 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "controlplane.adminkit.signed_out.SignedOut",
-    "controlplane.adminkit.times.UserZone",
+    "controlplane.web.login.signed_out.SignedOut",
+    "controlplane.web.kit.times.UserZone",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "controlplane.core.requests.NoNullCharacters",
-    "controlplane.error_pages.UnreadSources",
-    "controlplane.access.second_factor_gate.SecondFactorGate",
-    "controlplane.access.known_browsers.KnownBrowsers",
+    "controlplane.web.site.error_pages.UnreadSources",
+    "controlplane.web.login.second_factor_gate.SecondFactorGate",
+    "controlplane.web.login.known_browsers.KnownBrowsers",
     "axes.middleware.AxesMiddleware",  # last, because it replaces the response to a refused log-in
 ]
 
@@ -148,9 +150,9 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "controlplane.emergency.banner.banner",
+                "controlplane.web.pages.emergency.banner.banner",
             ],
-            "libraries": {"times": "controlplane.adminkit.times", "menu": "controlplane.adminkit.menu"},
+            "libraries": {"times": "controlplane.web.kit.times", "menu": "controlplane.web.kit.menu"},
         },
     },
 ]
@@ -259,9 +261,9 @@ LOGIN_URL = "/admin/login/"
 LOGIN_REDIRECT_URL = "/admin/"
 
 # Failed log-ins are counted in SQL, so the lock-out does not depend on the store.
-AXES_HANDLER = "controlplane.access.lockout.LockoutHandler"
-AXES_CLIENT_IP_CALLABLE = "controlplane.access.lockout.address_of"
-AXES_LOCKOUT_CALLABLE = "controlplane.access.lockout.locked_out"
+AXES_HANDLER = "controlplane.web.login.lockout.LockoutHandler"
+AXES_CLIENT_IP_CALLABLE = "controlplane.web.login.lockout.address_of"
+AXES_LOCKOUT_CALLABLE = "controlplane.web.login.lockout.locked_out"
 AXES_FAILURE_LIMIT = 5
 # With many names, one address may try more often than with one name, because an office has one address.
 ADDRESS_FAILURE_LIMIT = 20
@@ -283,7 +285,7 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-CSRF_FAILURE_VIEW = "controlplane.error_pages.csrf_failure"
+CSRF_FAILURE_VIEW = "controlplane.web.site.error_pages.csrf_failure"
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
@@ -299,14 +301,14 @@ REST_CONSUMER_RATE = env.rate("SLUICEGATE_REST_CONSUMER_RATE", "60/minute")
 REST_FAILURE_RATE = env.rate("SLUICEGATE_REST_FAILURE_RATE", "60/minute")
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["controlplane.api.authentication.ManagementKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["controlplane.api.authentication.HasScope"],
-    "DEFAULT_PARSER_CLASSES": ["controlplane.api.parsers.StrictJSONParser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["controlplane.web.restkit.authentication.ManagementKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["controlplane.web.restkit.authentication.HasScope"],
+    "DEFAULT_PARSER_CLASSES": ["controlplane.web.restkit.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "controlplane.api.parsers.Negotiation",
-    "DEFAULT_PAGINATION_CLASS": "controlplane.api.pagination.CursorPage",
-    "DEFAULT_SCHEMA_CLASS": "controlplane.api.schema.AutoSchema",
-    "EXCEPTION_HANDLER": "controlplane.api.problems.handle",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "controlplane.web.restkit.parsers.Negotiation",
+    "DEFAULT_PAGINATION_CLASS": "controlplane.web.restkit.pagination.CursorPage",
+    "DEFAULT_SCHEMA_CLASS": "controlplane.web.restkit.schema.AutoSchema",
+    "EXCEPTION_HANDLER": "controlplane.web.restkit.problems.handle",
     "URL_FORMAT_OVERRIDE": None,
 }
 
@@ -321,8 +323,8 @@ SPECTACULAR_SETTINGS = {
     "SERVERS": [{"url": "/"}],
     # Names of sets of values that would have a checksum in theirs.
     "ENUM_NAME_OVERRIDES": {
-        "WebhookKindEnum": "controlplane.webhooks.api.KINDS",
-        "PeriodEnum": "controlplane.usage.periods.PERIODS",
+        "WebhookKindEnum": "controlplane.web.rest.webhooks.KINDS",
+        "PeriodEnum": "controlplane.core.periods.PERIODS",
     },
     # Requests and responses differ in read-only fields and in the secret of a token.
     "COMPONENT_SPLIT_REQUEST": True,

@@ -2,7 +2,7 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
-from controlplane.connections import close_after_refused_body
+from controlplane.core.connections import close_after_refused_body
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 

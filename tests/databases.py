@@ -147,7 +147,7 @@ class OnServer(Template):
 def migrated_digest(root: Path = ROOT) -> str:
     """Return a digest of all that decides what is in a database after its migrations."""
     # The tables are made by migrations, and content types and permissions by Django from the models.
-    files = with_imports(root.glob("controlplane/*/migrations/*.py"), root)
+    files = with_imports(root.glob("controlplane/**/migrations/*.py"), root)
     options = [str(getattr(settings, name)) for name in SETTINGS]
     models = [
         (model._meta.label, str(model._meta.verbose_name_raw), model._meta.default_permissions, model._meta.permissions)

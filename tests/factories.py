@@ -7,21 +7,21 @@ import factory
 from django.contrib.auth.models import Group, User
 from django.utils import timezone
 
-from controlplane.access.models import Membership
-from controlplane.access.roles import OPERATORS, VIEWER
-from controlplane.alerts.models import AlertRule
 from controlplane.core.ids import new_id
 from controlplane.core.upserts import add_up
-from controlplane.drafts.models import PolicyDraft
-from controlplane.fleet.models import Instance
-from controlplane.keys.models import ManagementKey
-from controlplane.overrides.models import Override
-from controlplane.policies.models import Limit, Policy
-from controlplane.prices.models import LearnedEstimate, ModelPrice
-from controlplane.projects.models import Project, Token
-from controlplane.usage.batches import COUNTS
-from controlplane.usage.models import DecisionCount, DeniedRequest, UsageRow
-from controlplane.webhooks.models import Destination
+from controlplane.objects.keys.models import ManagementKey
+from controlplane.objects.overrides.models import Override
+from controlplane.objects.people.models import Membership
+from controlplane.objects.people.roles import OPERATORS, VIEWER
+from controlplane.objects.policies.models import Limit, Policy
+from controlplane.objects.prices.models import LearnedEstimate, ModelPrice
+from controlplane.objects.projects.models import Project, Token
+from controlplane.operations.alerts.models import AlertRule
+from controlplane.operations.webhooks.models import Destination
+from controlplane.releases.drafts.models import PolicyDraft
+from controlplane.traffic.fleet.models import Instance
+from controlplane.traffic.stream.batches import COUNTS
+from controlplane.traffic.usage.models import DecisionCount, DeniedRequest, UsageRow
 
 
 class CleanFactory(factory.django.DjangoModelFactory):

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from controlplane.prices.fitting import solve
+from controlplane.objects.prices.fitting import solve
 from enforcement.metering import typical
 from enforcement.metering.request import MeteredRequest, read_request
 from enforcement.metering.typical import OTHERS, PLAIN, SCALE, Numbers, groups_of, tool_kind

@@ -35,7 +35,7 @@ def generated() -> dict[str, Any]:
     from drf_spectacular.generators import SchemaGenerator
     from drf_spectacular.settings import spectacular_settings
 
-    from controlplane.api.schema import DESCRIPTION
+    from controlplane.web.restkit.schema import DESCRIPTION
 
     with_description = {"DESCRIPTION": DESCRIPTION}
     spectacular_settings.apply_patches(with_description)

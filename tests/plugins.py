@@ -36,7 +36,7 @@ USED_IN = {
     "pytest_django.plugin": DJANGO,
     "tests.databases": DJANGO,  # after the plugin whose fixtures it overrides
     "pytest_playwright.pytest_playwright": ("controlplane", "docs", "test_accessibility.py", "test_browsers.py"),
-    "schemathesis.pytest.plugin": ("controlplane/api/test_schema_fuzz.py",),
+    "schemathesis.pytest.plugin": ("controlplane/web/restkit/test_schema_fuzz.py",),
 }
 
 

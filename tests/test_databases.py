@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models.signals import post_migrate
 
-from controlplane.projects.models import Project
+from controlplane.objects.projects.models import Project
 from tests import databases
 from tests.databases import KEPT_FILES, SETTINGS, File, migrated_digest, with_imports
 from tests.repository import ROOT
@@ -35,9 +35,9 @@ def test_all_migrations_have_run() -> None:
 def tree(tmp_path: Path) -> Path:
     """Give a migration that imports a module, which imports another one."""
     files = {
-        "controlplane/app/migrations/0001_initial.py": "from controlplane.lists import (\n    indexing,\n)\n",
-        "controlplane/lists/__init__.py": "",
-        "controlplane/lists/indexing.py": "import enforcement.model.limits\n",
+        "controlplane/app/migrations/0001_initial.py": "from controlplane.core.tables import (\n    indexing,\n)\n",
+        "controlplane/core/tables/__init__.py": "",
+        "controlplane/core/tables/indexing.py": "import enforcement.model.limits\n",
         "controlplane/lists/other.py": "",
         "enforcement/model/limits.py": "DAY = 1\n",
     }
@@ -52,8 +52,8 @@ def tree(tmp_path: Path) -> Path:
     [
         ("controlplane/app/migrations/0001_initial.py", True),
         ("controlplane/app/migrations/0002_new.py", True),
-        ("controlplane/lists/__init__.py", True),
-        ("controlplane/lists/indexing.py", True),
+        ("controlplane/core/tables/__init__.py", True),
+        ("controlplane/core/tables/indexing.py", True),
         ("enforcement/model/limits.py", True),
         ("controlplane/lists/other.py", False),
     ],
@@ -68,10 +68,14 @@ def test_a_changed_migration_or_what_it_imports_makes_another_template(tree: Pat
 
 def test_what_migrations_import_is_found() -> None:
     """Of this repository: the helpers that write SQL are among it, and the library as a whole is not."""
-    found = {path.relative_to(ROOT).as_posix() for path in with_imports(ROOT.glob("controlplane/*/migrations/*.py"))}
+    found = {path.relative_to(ROOT).as_posix() for path in with_imports(ROOT.glob("controlplane/**/migrations/*.py"))}
 
-    assert {"controlplane/lists/indexing.py", "controlplane/lists/partitions.py", "controlplane/core/text.py"} <= found
-    assert "controlplane/audit/migrations/0001_initial.py" in found
+    assert {
+        "controlplane/core/tables/indexing.py",
+        "controlplane/core/tables/partitions.py",
+        "controlplane/core/text.py",
+    } <= found
+    assert "controlplane/changes/audit/migrations/0001_initial.py" in found
     assert "enforcement/limiter.py" not in found
 
 

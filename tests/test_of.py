@@ -12,8 +12,8 @@ from tests.of import files_nearby, files_that_import, modules, path_of
         ("enforcement.plan.decision", "tests/enforcement/plan/test_decision.py"),
         ("enforcement/doors/_in_code.py", "tests/enforcement/doors/test_in_code.py"),
         (
-            "controlplane/publishing/management/commands/publish.py",
-            "tests/controlplane/publishing/test_publish_command.py",
+            "controlplane/releases/publishing/management/commands/publish.py",
+            "tests/controlplane/releases/publishing/test_publish_command.py",
         ),
     ],
 )

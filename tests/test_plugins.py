@@ -42,7 +42,7 @@ def test_a_file_has_the_plugins_of_the_folder_it_is_in() -> None:
     assert list(used_by([TESTS / "enforcement/model/test_limits.py"])) == []
     assert "pytest_django.plugin" in set(used_by([TESTS / "controlplane/core/test_ids.py"]))
     assert "schemathesis.pytest.plugin" not in set(used_by([TESTS / "controlplane/core/test_ids.py"]))
-    assert "schemathesis.pytest.plugin" in set(used_by([TESTS / "controlplane/api"]))
+    assert "schemathesis.pytest.plugin" in set(used_by([TESTS / "controlplane/web/restkit"]))
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ from django.test import Client, client
 from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 
+from controlplane.changes.change.transaction import Actor, change
 from controlplane.core import optional
-from controlplane.fleet.models import Instance
-from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import Limit
-from controlplane.projects.actions import issue_token
-from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Actor, change
+from controlplane.objects.keys.models import ManagementKey
+from controlplane.objects.policies.models import Limit
+from controlplane.objects.projects.actions import issue_token
+from controlplane.objects.projects.models import Project, Token
+from controlplane.traffic.fleet.models import Instance
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
 from enforcement.store.client import STORE_ERRORS
@@ -375,7 +375,7 @@ def context(request: pytest.FixtureRequest, browser):  # of which tests/browsers
 @pytest.fixture
 def walker(transactional_db: None, store: ValkeyServer, live_server: LiveServer, page) -> Iterator:
     """Somebody at a browser, before a server with a store; at the end nothing may have gone wrong."""
-    from tests.controlplane.adminkit.walking import Walker
+    from tests.controlplane.web.kit.walking import Walker
 
     User.objects.create_superuser("ann", "ann@example.org", PASSWORD)
     walker = Walker(page, live_server.url)

@@ -1,7 +1,7 @@
 """What a change leaves behind in SQL."""
 
-from controlplane.audit.models import AuditEntry
-from controlplane.publishing.models import OutboxEntry
+from controlplane.changes.audit.models import AuditEntry
+from controlplane.releases.publishing.models import OutboxEntry
 
 
 def audited_actions() -> list[str]:

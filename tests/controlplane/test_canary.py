@@ -21,15 +21,15 @@ from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 
-from controlplane.jobs import running
-from controlplane.jobs.models import Job
-from controlplane.keys.models import ManagementKey
-from controlplane.policies.models import Policy
-from controlplane.projects.models import Project, Token
-from controlplane.usage.drain import drain
-from controlplane.webhooks.models import Destination
+from controlplane.objects.keys.models import ManagementKey
+from controlplane.objects.policies.models import Policy
+from controlplane.objects.projects.models import Project, Token
+from controlplane.operations.jobs import run
+from controlplane.operations.jobs.models import Job
+from controlplane.operations.webhooks.models import Destination
+from controlplane.traffic.usage.drain import drain
 from enforcement.embedded import free_port
-from tests.controlplane.access.addresses import address, is_of_a_row, patterns
+from tests.controlplane.objects.people.addresses import address, is_of_a_row, patterns
 from tests.controlplane.ready_proxy import Upstream, ready_proxy
 from tests.factories import LimitFactory, ModelPriceFactory, PolicyFactory, ProjectFactory
 
@@ -156,7 +156,7 @@ def misplace(seen: Seen, call: Any, api: Any, secrets: dict[str, str]) -> None:
         "POST large batch": api("POST", "policies/batch", large_batch(token, other)),
     }.items():
         seen.add(name, answer.content.decode())
-    running.run_all(600.0, pause=lambda seconds: None)
+    run.run_all(600.0, pause=lambda seconds: None)
     seen.add("GET job", api("GET", f"jobs/{Job.objects.get(state='failed').pk}").content.decode())
     admin = signed_in()
     seen.add("page search", admin.get("/admin/projects/token/", {"q": token}).content.decode())

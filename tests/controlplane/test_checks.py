@@ -6,7 +6,7 @@ from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 
 from controlplane import checks
-from controlplane.policies.checks import time_zones_are_the_same
+from controlplane.objects.policies.checks import time_zones_are_the_same
 from tests.controlplane import forks
 from tests.controlplane.stack.running import eventually
 from tests.factories import LimitFactory

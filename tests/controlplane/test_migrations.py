@@ -14,7 +14,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 
-from controlplane.overrides.models import Override
+from controlplane.objects.overrides.models import Override
 from tests import postgres
 from tests.controlplane.upgraded import FACTS
 from tests.factories import LimitFactory, OverrideFactory, ProjectFactory

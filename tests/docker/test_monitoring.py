@@ -13,9 +13,9 @@ import yaml
 from django.test import Client
 from django.utils import timezone
 
-from controlplane.metrics import Collected
-from controlplane.publishing.models import Revision
-from controlplane.usage.models import CheckpointRun
+from controlplane.operations.monitoring.metrics import Collected
+from controlplane.releases.publishing.models import Revision
+from controlplane.traffic.usage.models import CheckpointRun
 from enforcement import Limiter
 from enforcement.exporters.prometheus import SluicegateCollector
 from tests.factories import ModelPriceFactory

@@ -31,11 +31,11 @@ pytestmark = [
 ]
 
 START = """
-from controlplane.policies.models import Limit, Policy
-from controlplane.prices.models import ModelPrice
-from controlplane.projects.actions import issue_token
-from controlplane.projects.models import Project
-from controlplane.publishing.changes import Actor, change
+from controlplane.objects.policies.models import Limit, Policy
+from controlplane.objects.prices.models import ModelPrice
+from controlplane.objects.projects.actions import issue_token
+from controlplane.objects.projects.models import Project
+from controlplane.changes.change.transaction import Actor, change
 with change(actor=Actor("ann", "command")) as tx:
     policy = Policy.objects.create(slug="free", name="Free")
     Limit.objects.create(policy=policy, name="hour", algorithm="fixed_window", quota=20, window_seconds=3600)
@@ -50,9 +50,9 @@ print(secret)
 """
 
 CHANGE = """
-from controlplane.projects.actions import issue_token
-from controlplane.projects.models import Project
-from controlplane.publishing.changes import Actor, change
+from controlplane.objects.projects.actions import issue_token
+from controlplane.objects.projects.models import Project
+from controlplane.changes.change.transaction import Actor, change
 with change(actor=Actor("ann", "command")) as tx:
     issue_token(tx, project=Project.objects.get(), name="later")
 """

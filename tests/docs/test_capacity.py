@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from controlplane import docs
+from controlplane.web.site import docs
 from tests.repository import ROOT
 
 PAGE = (docs.FOLDER / "capacity.md").read_text()

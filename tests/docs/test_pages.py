@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from controlplane import docs
+from controlplane.web.site import docs
 from enforcement.model.limit_fields import FIELDS
 from tests.repository import ROOT
 

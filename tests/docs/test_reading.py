@@ -8,7 +8,7 @@ from django.test import RequestFactory
 from playwright.sync_api import Browser, Page, Request
 from pytest_django.live_server_helper import LiveServer
 
-from controlplane import docs
+from controlplane.web.site import docs
 from tests.accessibility import OF_COLOURS, graves
 from tests.docs.elements import Elements, few_with_all
 from tests.scale import scale

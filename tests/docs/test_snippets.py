@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from controlplane.docs import SLUGS
+from controlplane.web.site.docs import SLUGS
 from enforcement.cli import main as sluicegate
 from tests.docs.conftest import Stack
 from tests.docs.ready import SCRIPTS

@@ -131,7 +131,7 @@ def _prepare(size: Size) -> None:
     """Create the tables and the tokens, of which the drain notes when they were last used."""
     from django.core.management import call_command
 
-    from controlplane.projects.models import Project, Token
+    from controlplane.objects.projects.models import Project, Token
 
     call_command("migrate", verbosity=0)
     Project.objects.bulk_create(Project(pk=_project(n), slug=f"project-{n}", name=f"{n}") for n in range(size.projects))
@@ -163,7 +163,7 @@ def _fill(size: Size, seed: int) -> int:
     import redis
     from django.conf import settings
 
-    from controlplane.usage.streams import SHARDS_A_DRAIN
+    from controlplane.traffic.stream.streams import SHARDS_A_DRAIN
 
     drawn, requests = random.Random(seed), 0
     minute = int(time.time() // 60)
@@ -205,7 +205,7 @@ def _run(size: Size, workers: int) -> Run:
     """Drain one full stream by some workers, and return what it took."""
     from django.db.models import Sum
 
-    from controlplane.usage.models import UsageRow
+    from controlplane.traffic.usage.models import UsageRow
 
     _empty()
     requests = _fill(size, seed=secrets.randbits(30))
@@ -253,8 +253,8 @@ def work() -> None:
     from django.utils import timezone
 
     from controlplane.core import store
-    from controlplane.usage import streams
-    from controlplane.usage.drain import drain
+    from controlplane.traffic.stream import streams
+    from controlplane.traffic.usage.drain import drain
 
     client = store.connection()
     client.ping()

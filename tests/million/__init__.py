@@ -2,5 +2,5 @@
 The admin over the rows of a large installation, and what each of its pages costs.
 
 ``python -m benchmarks admin`` runs it with a million tokens on PostgreSQL and prints the times. A test in
-tests/controlplane/adminkit runs it with few rows, and counts queries and rows.
+tests/controlplane/web/kit runs it with few rows, and counts queries and rows.
 """

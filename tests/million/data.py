@@ -9,20 +9,20 @@ from typing import Any
 from django.contrib.auth.models import Group, User
 from django.db import models, transaction
 
-from controlplane.access.models import Membership
-from controlplane.access.roles import EDITOR, OPERATORS, OWNER, VIEWER
-from controlplane.audit.models import AuditEntry
-from controlplane.fleet.models import Instance
-from controlplane.keys.models import ManagementKey
-from controlplane.overrides.models import Override
-from controlplane.policies.models import Limit, Policy
-from controlplane.preview.chunks import Chunk
-from controlplane.preview.models import RecordedDay
-from controlplane.projects.models import Project, Token
-from controlplane.publishing.models import PublishedChange, Revision
-from controlplane.reservations.models import LOST, Reservation
-from controlplane.statements.models import MonthMetered, MonthRow
-from controlplane.usage.models import DecisionCount, DeniedRequest, MeteredRow, UsageRow
+from controlplane.changes.audit.models import AuditEntry
+from controlplane.objects.keys.models import ManagementKey
+from controlplane.objects.overrides.models import Override
+from controlplane.objects.people.models import Membership
+from controlplane.objects.people.roles import EDITOR, OPERATORS, OWNER, VIEWER
+from controlplane.objects.policies.models import Limit, Policy
+from controlplane.objects.projects.models import Project, Token
+from controlplane.releases.publishing.models import PublishedChange, Revision
+from controlplane.traffic.callers.chunks import Chunk
+from controlplane.traffic.callers.models import RecordedDay
+from controlplane.traffic.fleet.models import Instance
+from controlplane.traffic.reports.models import MonthMetered, MonthRow
+from controlplane.traffic.reservations.models import LOST, Reservation
+from controlplane.traffic.usage.models import DecisionCount, DeniedRequest, MeteredRow, UsageRow
 from tests.million.loading import load, trust_keys
 
 NAMES = ("edge", "batch", "mobile", "partner", "search", "import", "report", "chat", "crawler", "billing")

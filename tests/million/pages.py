@@ -9,10 +9,10 @@ from django.db.models import Model
 from django.test import RequestFactory
 from django.urls import reverse
 
-from controlplane.audit.models import AuditEntry
-from controlplane.policies.models import Policy
-from controlplane.projects.models import Project, Token
-from controlplane.usage.models import DeniedRequest, MeteredRow, UsageRow
+from controlplane.changes.audit.models import AuditEntry
+from controlplane.objects.policies.models import Policy
+from controlplane.objects.projects.models import Project, Token
+from controlplane.traffic.usage.models import DeniedRequest, MeteredRow, UsageRow
 from tests.million import data
 from tests.million.measuring import POSTED
 

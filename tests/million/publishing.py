@@ -119,8 +119,8 @@ def _made(numbers: tuple[int, int, int]) -> list[str]:
 
 
 def _rebuild() -> Spent:
-    from controlplane.publishing import publisher
-    from controlplane.publishing.reconcile import queue_unknown_tokens
+    from controlplane.releases.publishing import publisher
+    from controlplane.releases.publishing.reconcile import queue_unknown_tokens
 
     def rebuild() -> None:
         queue_unknown_tokens()
@@ -140,9 +140,9 @@ def _timed(name: str, act: Callable[[], Any]) -> Spent:
 
 def _changes() -> float:
     """Rename some tokens one after the other, print the medians, and return that of the publications, in seconds."""
-    from controlplane.projects.models import Token
-    from controlplane.publishing import publisher
-    from controlplane.publishing.changes import Actor, change
+    from controlplane.changes.change.transaction import Actor, change
+    from controlplane.objects.projects.models import Token
+    from controlplane.releases.publishing import publisher
 
     took: list[tuple[float, float]] = []
     promptly = publisher.publish_promptly
@@ -175,7 +175,7 @@ def _memory(everything: str, alone: str, used: list[str]) -> Iterator[str]:
     from django.utils import timezone
 
     from controlplane.core import store
-    from controlplane.publishing import compile
+    from controlplane.releases.publishing import compile
     from enforcement.control.publication import Publication, publish_call, tags_of
     from enforcement.model.keys import WHOLE
     from enforcement.model.tokens import digest

@@ -13,10 +13,10 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from controlplane.api import exports
-from controlplane.audit import export
+from controlplane.changes.audit import export
 from controlplane.core import files
 from controlplane.core.files import AccessEnded, while_allowed
+from controlplane.web.restkit import exports
 from enforcement.embedded import free_port
 from tests.factories import ManagementKeyFactory, MembershipFactory, ProjectFactory, UsageRowFactory
 

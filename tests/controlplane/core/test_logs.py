@@ -11,7 +11,7 @@ from kombu import Connection
 from structlog.contextvars import bound_contextvars, get_contextvars
 
 from controlplane import celery
-from controlplane.jobs import kinds, running
+from controlplane.operations.jobs import kinds, run
 from tests.controlplane.core.test_requests import lines  # noqa: F401  (a fixture)
 
 logger = logging.getLogger("controlplane.tests")
@@ -64,9 +64,9 @@ def test_a_slice_of_a_job_names_the_request_that_started_it(lines, monkeypatch):
         raise OperationalError("database is locked")
 
     monkeypatch.setitem(kinds._kinds, "test", kinds.Kind(fail, writes=True))
-    job = running.start("test", "Count", created_by="ann", channel="admin", request_id="req-1")
+    job = run.start("test", "Count", created_by="ann", channel="admin", request_id="req-1")
 
-    running.run_next()
+    run.run_next()
 
     (line,) = lines()
     assert (line["job"], line["request_id"], line["actor"]) == (job.pk, "req-1", "ann")

@@ -13,16 +13,16 @@ from django.db.models import Model
 from django.test import Client
 
 from controlplane.core import optional, store
-from controlplane.overrides.models import Override
-from controlplane.policies.models import Limit
-from controlplane.projects.models import Project, Token
+from controlplane.objects.overrides.models import Override
+from controlplane.objects.policies.models import Limit
+from controlplane.objects.projects.models import Project, Token
 from enforcement.logs import RateLimitedLogger
-from tests.controlplane.access.addresses import address, patterns, row_of
-from tests.controlplane.access.world import installation, tenant
-from tests.controlplane.adminkit.reviews import enforce
-from tests.controlplane.adminkit.test_forms import NEW_PROJECT, POLICIES, PROJECTS, TOKENS, fields_of, policy_fields
-from tests.controlplane.api.test_access import RULES
+from tests.controlplane.objects.people.addresses import address, patterns, row_of
+from tests.controlplane.objects.people.world import installation, tenant
 from tests.controlplane.pages import text_of
+from tests.controlplane.web.kit.reviews import enforce
+from tests.controlplane.web.kit.test_forms import NEW_PROJECT, POLICIES, PROJECTS, TOKENS, fields_of, policy_fields
+from tests.controlplane.web.restkit.test_access import RULES
 from tests.factories import PolicyFactory, UserFactory
 from tests.scale import scale
 

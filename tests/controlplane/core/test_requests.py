@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.db import OperationalError
 
-from controlplane.projects.models import Project
+from controlplane.objects.projects.models import Project
 from enforcement.model import tokens
 from tests.factories import TokenFactory
 
@@ -49,7 +49,7 @@ def test_every_line_of_a_request_has_its_id(api, lines, monkeypatch):
     def fail(*_):
         raise OperationalError("database is locked")
 
-    monkeypatch.setattr("controlplane.projects.api.ProjectView.get_queryset", fail)
+    monkeypatch.setattr("controlplane.web.rest.projects.ProjectView.get_queryset", fail)
 
     api("GET", "projects", x_request_id="trace-1")
 

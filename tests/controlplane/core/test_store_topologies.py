@@ -7,12 +7,13 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from controlplane.fleet import heartbeats
-from controlplane.publishing import publisher
-from controlplane.publishing.changes import change
-from controlplane.publishing.reconcile import queue_unknown_tokens, reconcile
-from controlplane.usage import checkpoints, counters, drain
-from controlplane.usage.models import UsageRow
+from controlplane.changes.change.transaction import change
+from controlplane.operations.explain import live_counters
+from controlplane.releases.publishing import publisher
+from controlplane.releases.publishing.reconcile import queue_unknown_tokens, reconcile
+from controlplane.traffic.fleet import heartbeats
+from controlplane.traffic.usage import checkpoints, drain
+from controlplane.traffic.usage.models import UsageRow
 from enforcement import Limiter
 from tests.enforcement.topologies import Cluster, SentinelTrio, execute
 from tests.enforcement.world import eventually
@@ -53,12 +54,12 @@ def test_what_is_published_is_decided_reported_and_kept(several, token, actor):
     with Limiter(several.url, timeout=1.0) as limiter:
         assert eventually(lambda: limiter.check(token.secret, costs=0).source == "store")
         decisions = [limiter.check(token.secret) for _ in range(4)]
-        seen = counters.counters_of(token)
+        seen = live_counters.counters_of(token)
         assert eventually(lambda: heartbeats.collect(timezone.now()) == 1)
     drained = drain.drain(timezone.now())
     kept = checkpoints.checkpoint(timezone.now())
     with change(actor=actor) as tx:
-        forgotten = counters.reset(tx, token)
+        forgotten = live_counters.reset(tx, token)
 
     assert [d.remaining for d in decisions] == [9, 8, 7, 6]
     assert {d.source for d in decisions} == {"store"}
@@ -67,7 +68,7 @@ def test_what_is_published_is_decided_reported_and_kept(several, token, actor):
     assert sum(row.cost for row in UsageRow.objects.filter(limit_name="", period="minute")) == 4
     assert kept.complete
     assert forgotten.count == 1
-    assert [counter.used for counter in counters.counters_of(token)] == [4, 4, 0]
+    assert [counter.used for counter in live_counters.counters_of(token)] == [4, 4, 0]
 
 
 def test_what_a_server_lost_is_repaired(several, token):

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 from controlplane.core import transactions
 from controlplane.core.transactions import RowsLeft, delete_in_pieces
-from controlplane.usage.models import UsageBatch, UsageRow
+from controlplane.traffic.usage.models import UsageBatch, UsageRow
 from tests.factories import ProjectFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -6,9 +6,9 @@ import pytest
 from django.db import DataError, connection, transaction
 
 from controlplane.core.upserts import add_up
-from controlplane.preview.models import RecordedMinute
-from controlplane.statements.models import MonthRow
-from controlplane.usage.models import MeteredRow
+from controlplane.traffic.callers.models import RecordedMinute
+from controlplane.traffic.reports.models import MonthRow
+from controlplane.traffic.usage.models import MeteredRow
 from enforcement.metering.tally import COUNT_NAMES
 
 pytestmark = pytest.mark.django_db

@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
+from tests.controlplane.operations.webhooks.conftest import LOOPBACK, Receiver, receiver  # noqa: F401  (fixture)
 from tests.controlplane.stack.parts import Api, counted, rows, send
 from tests.controlplane.stack.running import Run, checkout, eventually, up
 from tests.controlplane.stack.test_kills import KILLED, LIMIT, kill
-from tests.controlplane.webhooks.conftest import LOOPBACK, Receiver, receiver  # noqa: F401  (fixture)
 from tests.scale import scale
 
 # test_kills.py is its small sibling.

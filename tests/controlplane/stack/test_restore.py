@@ -31,10 +31,10 @@ pytestmark = [
 ]
 
 START = """
-from controlplane.policies.models import Limit, Policy
-from controlplane.projects.actions import issue_token
-from controlplane.projects.models import Project
-from controlplane.publishing.changes import Actor, change
+from controlplane.objects.policies.models import Limit, Policy
+from controlplane.objects.projects.actions import issue_token
+from controlplane.objects.projects.models import Project
+from controlplane.changes.change.transaction import Actor, change
 with change(actor=Actor("ann", "command")) as tx:
     policy = Policy.objects.create(slug="free", name="Free")
     Limit.objects.create(
@@ -52,10 +52,10 @@ with change(actor=Actor("ann", "command")) as tx:
 LATER = """
 from datetime import timedelta
 from django.utils import timezone
-from controlplane.emergency.actions import suspend
-from controlplane.projects.actions import issue_token, revoke_token
-from controlplane.projects.models import Project, Token
-from controlplane.publishing.changes import Actor, change
+from controlplane.objects.emergency.actions import suspend
+from controlplane.objects.projects.actions import issue_token, revoke_token
+from controlplane.objects.projects.models import Project, Token
+from controlplane.changes.change.transaction import Actor, change
 with change(actor=Actor("ann", "command")) as tx:
     revoke_token(tx, Token.objects.get(name="revoked"))
     tx.delete(Token.objects.get(name="deleted"))
@@ -70,14 +70,14 @@ with change(actor=Actor("ann", "command")) as tx:
 # What a worker does every few seconds.
 WORK = """
 from django.utils import timezone
-from controlplane.publishing import tasks as publishing
-from controlplane.usage import tasks as usage
+from controlplane.releases.publishing import tasks as publishing
+from controlplane.traffic.usage import tasks as usage
 publishing.reconcile_fully(); publishing.collect_heartbeats(); usage.drain(); usage.checkpoint()
 """
 SEAL = """
 from datetime import timedelta
 from django.utils import timezone
-from controlplane.audit import chain
+from controlplane.changes.audit import chain
 chain.seal(timezone.now() + timedelta(minutes=1))
 print(chain.head())
 """

@@ -17,8 +17,8 @@ import httpx2
 import pytest
 from django.db import connection
 
-from controlplane.audit.models import AuditEntry
-from controlplane.projects.models import Token
+from controlplane.changes.audit.models import AuditEntry
+from controlplane.objects.projects.models import Token
 from controlplane.stack.embedded import GUNICORN
 from enforcement.embedded import free_port
 from tests.enforcement.world import eventually

@@ -3,7 +3,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from controlplane.access.first_link import first_link
+from controlplane.web.login.first_link import first_link
 
 
 class Command(BaseCommand):

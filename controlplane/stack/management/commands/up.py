@@ -10,10 +10,10 @@ from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from controlplane.access.first_link import first_link
 from controlplane.stack import embedded
 from controlplane.stack.locks import StackError
 from controlplane.stack.supervisor import Service, Supervisor, serve
+from controlplane.web.login.first_link import first_link
 from enforcement.doctor.endpoint import shown
 from enforcement.embedded import ServerError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from controlplane.keys.models import ManagementKey
-from controlplane.projects.models import Token
+from controlplane.objects.keys.models import ManagementKey
+from controlplane.objects.projects.models import Token
 from enforcement.cli.remote import account
 from tests.factories import ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 

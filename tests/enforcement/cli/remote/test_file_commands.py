@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from controlplane.audit.models import AuditEntry
+from controlplane.changes.audit.models import AuditEntry
 from controlplane.core.text import unprintable
-from controlplane.overrides.models import Override
-from controlplane.policies.models import Limit, Policy
-from controlplane.projects.models import Project
+from controlplane.objects.overrides.models import Override
+from controlplane.objects.policies.models import Limit, Policy
+from controlplane.objects.projects.models import Project
 from enforcement.cli import main
 from enforcement.cli.remote.files.fields import HIDDEN
 from tests.controlplane.conftest import at_once

@@ -5,8 +5,8 @@ import json
 import pytest
 from django.utils import timezone
 
-from controlplane.overrides.models import Override
-from controlplane.policies.models import Policy
+from controlplane.objects.overrides.models import Override
+from controlplane.objects.policies.models import Policy
 from tests.enforcement.cli.remote.conftest import FILE
 from tests.factories import (
     LimitFactory,

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from django.utils import timezone
 
-from controlplane.usage.models import DeniedRequest, UsageRow
+from controlplane.traffic.usage.models import DeniedRequest, UsageRow
 from enforcement.cli.remote import live_commands
 from tests.factories import DeniedRequestFactory, LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -123,7 +123,7 @@ def test_explain_asks_the_control_plane_if_one_is_known(cli, token, store):
     """By the id of a token, with its limits. The exit status says whether a request would pass."""
     token.policy = LimitFactory(policy=PolicyFactory(slug="free"), name="none", quota=0).policy
     token.save()
-    from controlplane.publishing import publisher
+    from controlplane.releases.publishing import publisher
 
     publisher.publish_all()
     found = cli("explain", token.pk, "-a", "path=/v1")

@@ -18,9 +18,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from controlplane.audit.models import AuditEntry
-from controlplane.overrides.models import Override
-from controlplane.projects.models import Project
+from controlplane.changes.audit.models import AuditEntry
+from controlplane.objects.overrides.models import Override
+from controlplane.objects.projects.models import Project
 from enforcement.cli.remote import file_commands, live_commands
 from tests.docs.tls import certificate
 from tests.enforcement.cli.remote.test_file_commands import STEPS

@@ -1,8 +1,0 @@
-from django.apps import AppConfig
-
-
-class AuditConfig(AppConfig):
-    name = "controlplane.audit"
-    label = "audit"
-    verbose_name = "Audit"
-    default_auto_field = "django.db.models.BigAutoField"

@@ -1,8 +1,0 @@
-from django.apps import AppConfig
-
-
-class DraftsConfig(AppConfig):
-    name = "controlplane.drafts"
-    label = "drafts"
-    verbose_name = "Drafts"
-    default_auto_field = "django.db.models.BigAutoField"

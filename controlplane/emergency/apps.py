@@ -1,8 +1,0 @@
-from django.apps import AppConfig
-
-
-class EmergencyConfig(AppConfig):
-    name = "controlplane.emergency"
-    label = "emergency"
-    verbose_name = "Emergency"
-    default_auto_field = "django.db.models.BigAutoField"

@@ -1,8 +1,0 @@
-from django.apps import AppConfig
-
-
-class JobsConfig(AppConfig):
-    name = "controlplane.jobs"
-    label = "jobs"
-    verbose_name = "Jobs"
-    default_auto_field = "django.db.models.BigAutoField"

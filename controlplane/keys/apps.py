@@ -1,8 +1,0 @@
-from django.apps import AppConfig
-
-
-class KeysConfig(AppConfig):
-    name = "controlplane.keys"
-    label = "keys"
-    verbose_name = "Management keys"
-    default_auto_field = "django.db.models.BigAutoField"

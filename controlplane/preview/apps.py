@@ -1,9 +1,0 @@
-from django.apps import AppConfig
-
-
-class PreviewConfig(AppConfig):
-    name = "controlplane.preview"
-    label = "preview"
-    verbose_name = "Preview"
-    default_auto_field = "django.db.models.BigAutoField"
-    job_modules = ("controlplane.review.replaying",)

@@ -1,8 +1,0 @@
-from django.apps import AppConfig
-
-
-class ReservationsConfig(AppConfig):
-    name = "controlplane.reservations"
-    label = "reservations"
-    verbose_name = "Reservations"
-    default_auto_field = "django.db.models.BigAutoField"

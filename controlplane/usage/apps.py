@@ -1,8 +1,0 @@
-from django.apps import AppConfig
-
-
-class UsageConfig(AppConfig):
-    name = "controlplane.usage"
-    label = "usage"
-    verbose_name = "Usage"
-    default_auto_field = "django.db.models.BigAutoField"

@@ -1,0 +1,13 @@
+"""The addresses of a new installation's pages, below /admin/."""
+
+from django.contrib import admin
+from django.urls import path
+
+from controlplane.web.overview import views
+
+urlpatterns = [
+    path("first-account/", views.first_account, name="first-account"),
+    path("first-steps/", admin.site.admin_view(views.first_steps), name="first-steps"),
+    path("first-steps/state/", admin.site.admin_view(views.first_steps_state), name="first-steps-state"),
+    path("first-steps/send/", admin.site.admin_view(views.send_first_request), name="first-steps-send"),
+]

@@ -1,0 +1,170 @@
+"""The list of the audit, with its export, and the page of one entry."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import BadRequest, PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
+from unfold.decorators import display
+
+from controlplane.changes.audit.export import csv_lines, json_lines
+from controlplane.changes.audit.models import AuditEntry, AuditSeal
+from controlplane.changes.audit.searching import AuditSearch
+from controlplane.changes.words.entries import KINDS, details, lines_of, sentence, verb
+from controlplane.core.files import streamed
+from controlplane.core.instants import exact
+from controlplane.objects.people.roles import EDITOR
+from controlplane.objects.people.scope import keeps_access, may
+from controlplane.objects.policies.names import Names
+from controlplane.releases.publishing.models import PublishedChange, Revision
+from controlplane.releases.revisions.links import object_urls
+from controlplane.releases.revisions.restoring import HANDLERS
+from controlplane.web.kit.filters import InstantRangeFilter
+from controlplane.web.kit.site import ReadOnlyAdmin, badge, instant, link_to, table
+from controlplane.web.pages.audit.filters import DeedFilter, ObjectFilter
+
+LINES_SHOWN = 3
+Lines = Callable[[QuerySet[AuditEntry]], Iterator[str]]
+EXPORTS: dict[str, tuple[Lines, str]] = {
+    "csv": (csv_lines, "text/csv; charset=utf-8"),
+    "jsonl": (json_lines, "application/jsonl; charset=utf-8"),
+}
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
+    list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
+    list_display_links = ["when"]
+    list_filter = [
+        ("actor", FieldTextFilter),
+        DeedFilter,
+        ObjectFilter,
+        ("channel", ChoicesDropdownFilter),
+        ("at", InstantRangeFilter),
+    ]
+    searches = (
+        "Actor, action, object, reason, or a whole id",
+        "Beginning of an actor, action or object, or a whole id",
+    )
+    project_path = "project"
+    linked_filters = ("object_type", "object_id")
+    fields = readonly_fields = [
+        *("exactly", "author", "deed", "object_link", "object_id", "reason", "request_id"),
+        *("published", "all_changes", "sealed"),
+    ]
+    list_before_template = "admin/sluicegate/revisions/audit_export.html"
+    empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.export_view)
+        own = [path(f"export.{form}", view, {"form": form}, name=f"policies_auditentry_{form}") for form in EXPORTS]
+        return [*own, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        query = request.GET.urlencode()
+        urls = {form: f"{reverse(f'admin:policies_auditentry_{form}')}?{query}" for form in EXPORTS}
+        return super().changelist_view(request, {"export_urls": urls, **(extra_context or {})})
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        changelist.result_list = list(changelist.result_list)
+        self._complete(request, changelist.result_list)
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AuditEntry | None:
+        entry = super().get_object(request, object_id, from_field)
+        if entry is not None:
+            self._complete(request, [entry])
+        return entry
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page of an entry, whose title says what happened, such as "Policy free changed"."""
+        title = sentence(context["original"]).removesuffix(".")
+        return super().render_change_form(
+            request, context | {"title": title, "crumb": title, "subtitle": None}, **options
+        )
+
+    @staticmethod
+    def _complete(request: HttpRequest, entries: list[AuditEntry]) -> None:
+        """Add to each entry the address of its object, its revision and what it says, with few statements."""
+        urls = object_urls((entry.object_type, entry.object_id) for entry in entries)
+        changes = PublishedChange.objects.filter(change__in={entry.change for entry in entries} - {""})
+        revisions = dict(changes.exclude(revision=None).values_list("change", "revision"))
+        names = Names.of(entries)
+        for entry in entries:
+            entry.url = urls.get((entry.object_type, entry.object_id), "")
+            entry.number = revisions.get(entry.change)
+            entry.lines = lines_of(entry, names)
+            undone = entry.object_type in HANDLERS and may(request.user, EDITOR, entry.project or None)
+            entry.may_undo = bool(entry.number) and undone and not entry.action.startswith("counters.")
+
+    @display(description="When", ordering="at")
+    def when(self, entry: AuditEntry) -> str:
+        return instant(entry.at)
+
+    @display(description="When")
+    def exactly(self, entry: AuditEntry) -> str:
+        return exact(entry.at, seconds=True)
+
+    @display(description="By", ordering="actor")
+    def author(self, entry: AuditEntry) -> str:
+        return format_html('{}<span class="sg-small">{}</span>', entry.actor, entry.get_channel_display())
+
+    @display(description="What happened", ordering="action")
+    def deed(self, entry: AuditEntry) -> str:
+        set_globally = entry.action.endswith(".set")
+        return "set or unset as the global policy" if set_globally else verb(entry)
+
+    @display(description="Object", ordering="object_label")
+    def object_link(self, entry: AuditEntry) -> str:
+        label = f"{KINDS.get(entry.object_type, entry.object_type)} {entry.object_label}"
+        return format_html('<a class="text-link" href="{}">{}</a>', entry.url, label) if entry.url else label
+
+    @display(description="Changed")
+    def changed(self, entry: AuditEntry) -> str:
+        shown = "; ".join(map(str, entry.lines[:LINES_SHOWN]))
+        more = len(entry.lines) - LINES_SHOWN
+        return f"{shown}; and {more} more" if more > 0 else shown
+
+    @display(description="Published as")
+    def published(self, entry: AuditEntry) -> str:
+        if entry.number is None:
+            return "—"
+        revision = link_to(Revision(number=entry.number))
+        if not entry.may_undo:
+            return revision
+        url = f"{reverse('admin:publishing_revision_undo', args=[entry.number])}?change={entry.change}"
+        return format_html('{} · <a class="text-link" href="{}">Undo this change</a>', revision, url)
+
+    @display(description="Changes")
+    def all_changes(self, entry: AuditEntry) -> str:
+        rows = [(_capital(line.what), line.old, line.new) for line in details(entry, Names.of([entry]))]
+        return table(("Field", "Before", "After"), rows)
+
+    @display(description="Seal")
+    def sealed(self, entry: AuditEntry) -> str:
+        seal = AuditSeal.objects.filter(entry_id=entry.pk).first()
+        return f"number {seal.number}, {seal.digest}" if seal else badge("not sealed yet")
+
+    def export_view(self, request: HttpRequest, form: str) -> HttpResponse:
+        """Return the entries of the list as a file, with the same filters, written while they are read."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            # Not by get_changelist_instance(), which reads the rows of a page.
+            rows = super().get_changelist_instance(request).queryset
+        except IncorrectLookupParameters as exc:
+            raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
+        lines, kind = EXPORTS[form]
+        return streamed(lines(rows), f"audit.{form}", keeps_access(request.user, "policies.view_auditentry"), kind)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,177 @@
+"""The common parts of the pages of tokens and of management keys, and the filters and labels of their lists."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import mark_safe
+from unfold.contrib.filters.admin import DropdownFilter
+from unfold.decorators import display
+
+from controlplane.changes.change.transaction import OpenChange
+from controlplane.core.tables.searching import IndexedSearch
+from controlplane.objects.people.scope import projects_of
+from controlplane.objects.projects.models import Credential, Token
+from controlplane.web.kit.deletion import NamedDeletion
+from controlplane.web.kit.filters import EndsFilter, label_of
+from controlplane.web.kit.forms import LabelsField, ReasonDialog, RecordedForm
+from controlplane.web.kit.site import SecretAdmin, change_url, done, instant, links, list_url
+from controlplane.web.kit.tags import tag
+from controlplane.web.pages.tokens.labels import LabelGroups, label_query, linked_labels
+from controlplane.web.pages.tokens.secret_search import SecretSearch
+
+STATUS = {"active": ("check_circle", "good"), "revoked": ("block", "bad"), "expired": ("event_busy", "warn")}
+UNKNOWN_END = mark_safe('<span title="It was created before the end of secrets was kept">–</span>')
+# A word that is in the slugs of more projects than this finds the tokens of the first ones.
+MOST_PROJECTS = 100
+# The default life of a credential, so that one that nobody renews ends by itself.
+EXPIRY_DAYS = 90
+# The label that says who is responsible for a token.
+OWNER_LABEL = "owner"
+
+
+class StatusFilter(DropdownFilter):
+    """A filter by status. It shows the active credentials unless another status is chosen."""
+
+    title = "status"
+    parameter_name = "status"
+    all_option = None
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("active", "active"), ("revoked", "revoked"), ("expired", "expired"), ("all", "all")]
+
+    def value(self) -> str:
+        return super().value() or "active"
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        now = timezone.now()
+        if self.value() == "active":
+            return rows.live(now)
+        if self.value() == "revoked":
+            return rows.exclude(revoked_at=None)
+        return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
+
+
+class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
+    """The base class of the pages of tokens and management keys."""
+
+    has_secret = True
+    list_filter = [StatusFilter, EndsFilter]
+    beginnings, exact_beginnings, wholes = ("name",), ("prefix",), ("id",)
+    actions_detail = ["revoke"]
+
+    def asked_name(self, row: Credential) -> str:
+        """Return the name alone, because the beginning of the secret is cumbersome to type."""
+        return row.name
+
+    @display(description="Secret")
+    def shown_prefix(self, credential: Credential) -> str:
+        """Return the beginning and the end of the secret, which is all that is known of it."""
+        return format_html("{}…{}", credential.prefix, credential.secret_end or UNKNOWN_END)
+
+    @display(description="Status")
+    def state(self, credential: Credential) -> str:
+        return tag(credential.status, *STATUS[credential.status])
+
+    @display(description="Last used", ordering="last_used_at")
+    def last_used(self, credential: Credential) -> str:
+        return instant(credential.last_used_at)
+
+    @display(description="Ends", ordering="expires_at")
+    def ends(self, credential: Credential) -> str:
+        return instant(credential.revoked_at or credential.expires_at)
+
+    @display(description="Created", ordering="created_at")
+    def created(self, credential: Credential) -> str:
+        return instant(credential.created_at)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        end = timezone.now() + timedelta(days=EXPIRY_DAYS)
+        return {"expires_at": end.replace(second=0, microsecond=0), **super().get_changeform_initial_data(request)}
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        """Return the page under the name alone, because the buttons beside it leave no room for more."""
+        if row := context.get("original"):
+            context["crumb"] = row.name
+        return super().render_change_form(request, context, **options)
+
+    def save_row(self, tx: OpenChange, obj: Credential, form: RecordedForm) -> None:
+        if obj._state.adding:
+            self.secret_of(tx, obj, form)
+        else:
+            obj.save()
+
+    def secret_of(self, tx: OpenChange, obj: Credential, form: RecordedForm) -> None:
+        """Issue the credential, and keep its secret in *tx* for the response to this request."""
+        fields = {name: form.cleaned_data[name] for name in self.issued if name in form.cleaned_data}
+        _, tx.secret = self.issue(tx, id=obj.pk, **fields)
+        obj.refresh_from_db()
+        obj._state.adding = False
+
+    def record(self, tx: OpenChange, obj: Credential, before: dict[str, Any] | None) -> None:
+        if before is not None:  # a new credential was recorded when it was issued
+            super().record(tx, obj, before)
+
+    def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
+        self.message_user(request, f"{obj} was created.", messages.SUCCESS)
+        return self.secret_page(request, obj, request.change.secret)
+
+    def revoke_one(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            credential = self.present(request, object_id)
+            self.revoking(tx, credential)
+            self.message_user(request, f"{credential} is revoked.", messages.SUCCESS)
+        return done(change_url(credential))
+
+
+class TokenForm(RecordedForm):
+    labels = LabelsField(
+        required=False,
+        help_text="One label on each line, such as team = red. Limits count by label.team and match it, and lists "
+        "filter by it. Clients cannot change labels.",
+    )
+
+
+class LabelledRows(LabelGroups):
+    """A mixin for the list of tokens, which shows their labels and their owner, finds them and groups by them."""
+
+    @display(description="Owner")
+    def owner(self, token: Token) -> str:
+        """Return the value of the label "owner", with a link to the tokens of the same owner."""
+        name = token.labels.get(OWNER_LABEL)
+        return links([(name, list_url(Token, f"?{label_query(OWNER_LABEL, name)}"))]) if name else "—"
+
+    @display(description="Labels")
+    def label_list(self, token: Token) -> str:
+        return linked_labels(token) or "—"
+
+    parts = ("labels",)
+    searches = (
+        "Name, label such as team=red, project, id",
+        "Beginning of a name, label such as team=red, project, id",
+    )
+
+    def matching(self, request: HttpRequest, word: str) -> Q:
+        """Return the condition of the tokens that match one word, by themselves or by the slug of their project."""
+        # Their ids, because a condition on a joined table keeps the database from its indexes of tokens.
+        projects = projects_of(request.user).filter(slug__icontains=word).order_by("slug")
+        named = list(projects.values_list("pk", flat=True)[:MOST_PROJECTS])
+        return super().matching(request, word) | Q(project_id__in=named)
+
+    def get_search_results(self, request: HttpRequest, rows: QuerySet, term: str) -> tuple[QuerySet, bool]:
+        """Return the matching rows, and whether they may contain duplicates. A word such as team=red is a label."""
+        words = []
+        for word in term.split():
+            try:
+                name, value = label_of(word)
+            except ValueError:
+                value = None
+            if value is None:
+                words.append(word)
+            else:
+                rows = rows.with_label(name, value)
+        return super().get_search_results(request, rows, " ".join(words))

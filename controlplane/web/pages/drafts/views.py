@@ -1,0 +1,241 @@
+"""Drafts on the pages of policies: the form that saves one, the form of one, and the review that publishes one."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin.utils import quote
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+
+from controlplane.changes.change.transaction import OpenChange
+from controlplane.changes.words.differences import differs
+from controlplane.changes.words.fields import NoNames
+from controlplane.changes.words.words import Line, lines
+from controlplane.objects.people.scope import is_operator, projects_of
+from controlplane.objects.policies.models import Limit, Policy
+from controlplane.releases.drafts.actions import (
+    GONE,
+    content_of,
+    lay_out,
+    lock_project,
+    publish_draft,
+    save_draft,
+    with_free_slug,
+)
+from controlplane.releases.drafts.models import PolicyDraft
+from controlplane.releases.review.reviews import SHADOW, review_of, start_in_shadow
+from controlplane.web.kit.forms import keep_sent, say_once, sent_before
+from controlplane.web.kit.site import actor_of, change_url, list_url
+from controlplane.web.pages.review.views import (
+    ASKING,
+    OTHER_CHANGE,
+    SEEN,
+    START,
+    ReviewNeeded,
+    missing,
+    visible,
+    without_decision,
+)
+
+DRAFT = "_draft"
+NAMED = ("slug", "name", "description")
+VERSION = "seen_version"
+SAME = "Nothing differs from the policy as it is, so no draft was saved."
+SAVED = "Saved as a draft. Nothing is published."
+IN_FILES = "Say why, because the policy is managed from files. The audit keeps the reason."
+
+
+class DraftWanted(Exception):
+    """Raised inside the transaction of a form that is saved as a draft. What the form has changed is undone."""
+
+    def __init__(self, policy: Policy, content: dict[str, Any]) -> None:
+        super().__init__(policy.slug)
+        self.policy, self.content = policy, content
+
+
+def seen_drafts(user: Any) -> Any:
+    """Return a query of the open drafts that the user may see."""
+    rows = PolicyDraft.objects.filter(state=PolicyDraft.OPEN)
+    return rows if is_operator(user) else rows.filter(project__in=projects_of(user).values("pk"))
+
+
+class DraftedPolicies:
+    """A mixin for the page of policies, whose form can be saved as a draft. It comes before ReviewedPolicies."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        context = {"open_drafts": seen_drafts(request.user).count(), "drafts_url": list_url(PolicyDraft)}
+        return super().changelist_view(request, {**context, **(extra_context or {})})
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        count = PolicyDraft.objects.filter(policy=self.key_of(object_id), state=PolicyDraft.OPEN).count()
+        stays = f"{count:,} open draft{'s stay' if count > 1 else ' stays'}, of a new policy then." if count else ""
+        return super().delete_view(request, object_id, {"stays": stays, **(extra_context or {})})
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        view = super().changeform_view
+        if getattr(request, "draft", None) is not None:
+            return view(request, *args, **options)
+        # Before the form is saved, of which all is undone.
+        object_id = args[0] if args else options.get("object_id")
+        kept = Limit.objects.filter(policy=self.key_of(object_id)).values_list("pk", flat=True)
+        request.kept_limits = set(kept) if request.method == "POST" and DRAFT in request.POST else set()
+        try:
+            return view(request, *args, **options)
+        except DraftWanted as wanted:
+            policy = Policy.objects.filter(pk=wanted.policy.pk).first()
+            owner = {"policy": policy, "policy_key": wanted.policy.pk, "project": wanted.policy.project}
+            return self._keep(request, PolicyDraft(**owner), wanted.content)
+
+    def settle_review(self, request: HttpRequest, policy: Policy) -> None:
+        """
+        Do what the review asks for, unless the form is that of a draft.
+
+        Raises:
+            DraftWanted: The form is to be saved as a draft.
+        """
+        if DRAFT in request.POST or getattr(request, "draft", None) is not None:
+            saved = Policy.objects.select_related("project").get(pk=policy.pk)
+            raise DraftWanted(saved, content_of(saved, request.kept_limits))
+        super().settle_review(request, policy)
+
+    def _keep(self, request: HttpRequest, draft: PolicyDraft, content: dict[str, Any]) -> HttpResponse:
+        request.held_messages = request.change = None
+        before = draft.before if draft.policy else {}
+        if draft._state.adding and all(before.get(name, {}) == content[name] for name in PolicyDraft.FIELDS):
+            messages.info(request, SAME)
+            return HttpResponseRedirect(change_url(draft.policy))
+        try:
+            with self.changing(request, request.POST.get("change_reason", "")[:500]) as tx:
+                if url := sent_before(request):
+                    say_once(request, messages.SUCCESS, SAVED)
+                    return HttpResponseRedirect(url)
+                save_draft(tx, draft, content)
+                keep_sent(request, change_url(draft))
+        except ValidationError as exc:
+            messages.error(request, " ".join(exc.messages))
+            return HttpResponseRedirect(list_url(PolicyDraft))
+        say_once(request, messages.SUCCESS, SAVED)
+        return HttpResponseRedirect(change_url(draft))
+
+    def draft_form(self, request: HttpRequest, draft: PolicyDraft) -> HttpResponse:
+        """
+        Return the form of the policy as the draft has it, or save that form as the draft.
+
+        The draft is laid out in a transaction that is always undone, so that the form is that of a policy.
+        """
+        request.draft = draft
+        request.kept_limits = set(Limit.objects.filter(policy=draft.policy_key).values_list("pk", flat=True))
+        slug = with_free_slug(draft)
+        if slug != draft.content["slug"] and request.method == "GET":
+            text = (
+                f"Another policy has the slug {draft.slug} by now, so this form proposes {slug}. Save it or choose one."
+            )
+            messages.warning(request, text)
+        # The form works on a copy, because what it saves is compared with the draft as it is.
+        shown = copy(draft)
+        shown.content = {**draft.content, "slug": slug}
+        try:
+            with transaction.atomic():
+                lay_out(OpenChange(actor_of(request), ""), shown)
+                response = self.changeform_view(request, quote(draft.policy_key))
+                if isinstance(response, TemplateResponse):
+                    response.render()
+                transaction.set_rollback(True)
+            request.held_messages = None
+            return response
+        except DraftWanted as wanted:
+            return self._keep(request, draft, wanted.content)
+        except ValidationError as exc:
+            messages.error(request, f"The draft cannot be opened as a form: {' '.join(exc.messages)}")
+            return HttpResponseRedirect(change_url(draft))
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        if (draft := getattr(request, "draft", None)) is not None:
+            hidden = ("show_save_and_add_another", "show_save_and_continue", "show_delete", "show_history")
+            context |= dict.fromkeys(hidden, False)
+            context |= {"draft": draft, "crumb": str(draft), "draft_url": change_url(draft), "title": str(draft)}
+        return super().render_change_form(request, context, **options)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
+        return [] if getattr(request, "draft", None) is not None else super().get_actions_detail(request, object_id)
+
+    def publish_view(self, request: HttpRequest, draft: PolicyDraft) -> HttpResponse:
+        """Show the review of what the draft changes, and publish it once that is confirmed."""
+        if any(name in request.POST for name in ASKING):
+            request.POST = without_decision(request.POST)
+        try:
+            with self.changing(request, request.POST.get("change_reason", "")[:500]) as tx:
+                policy = self._publish(request, tx, draft)
+                self.message_user(request, f"{policy} is as its draft was.", messages.SUCCESS)
+        except ReviewNeeded as needed:
+            request.held_messages = request.change = None
+            request.POST = request.POST.copy()
+            request.POST.pop(VERSION, None)  # that of the review before
+            url = change_url(draft)
+            more = {
+                VERSION: request.laid_out,
+                "policy_url": url,
+                "back_url": url,
+                "back_text": "Back to the draft",
+                "no_form": True,
+                "other_fields": _named(needed.before, needed.after),
+                "others": False,
+            }
+            return self.review_page(request, needed, **more)
+        except ValidationError as exc:
+            request.held_messages = request.change = None
+            messages.error(request, f"The draft cannot be published: {' '.join(exc.messages)}")
+            return HttpResponseRedirect(change_url(draft))
+        return HttpResponseRedirect(change_url(policy))
+
+    def _publish(self, request: HttpRequest, tx: OpenChange, draft: PolicyDraft) -> Policy:
+        """
+        Publish an open draft as its review was confirmed, and return its policy.
+
+        Raises:
+            ReviewNeeded: Nobody has confirmed the review as it is now.
+            ValidationError: It is not open any more, or the policy would break a rule of the model.
+        """
+        lock_project(draft)
+        # The policy next, as its deletion locks it before its drafts. In another order, each could wait for the other.
+        Policy.objects.select_for_update(of=("self",)).filter(pk=draft.policy_id).first()
+        present = PolicyDraft.objects.select_for_update(of=("self",)).filter(pk=draft.pk).first()
+        if present is None or not present.is_open:
+            raise ValidationError(GONE)
+        policy, before = lay_out(tx, present)
+        after = policy.as_record()
+        former = before or {**after, "limits": []}
+        request.laid_out = _digest(former, after)
+        review = review_of(policy, former, after, visible(request))
+        start = request.POST.get(START, "")
+        error = missing(review, start, tx.reason) if start else ""
+        if start and not error:
+            if policy.managed_by and not tx.reason.strip():
+                error = IN_FILES
+            # The review's digest is of what the limits do. The other one is also of the slug, name and description.
+            elif (request.POST.get(SEEN), request.POST.get(VERSION)) != (review.digest, request.laid_out):
+                error = OTHER_CHANGE
+        if error or not start:
+            raise ReviewNeeded(policy, former, after, error)
+        if start == SHADOW:
+            start_in_shadow(tx, policy, review.changes)
+        publish_draft(tx, present, policy, before)
+        return policy
+
+
+def _named(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Line]:
+    """Return a line for each field that a review of limits does not show."""
+    old, new = ({name: record.get(name) for name in NAMED} for record in (before, after))
+    return lines("policy", old, new, NoNames()) if differs("policy", old, new) else []
+
+
+def _digest(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return 32 hexadecimal characters that stand for a policy as it is and as its draft has it."""
+    text = json.dumps([before, after], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,141 @@
+"""Suspend and resume on the pages of tokens and projects."""
+
+from datetime import datetime
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.contrib.filters.admin import DropdownFilter
+from unfold.widgets import UnfoldAdminSelectWidget
+
+from controlplane.core.instants import exact
+from controlplane.objects.emergency.actions import resume, suspend
+from controlplane.objects.emergency.models import Suspended, is_suspended, suspended
+from controlplane.objects.people.roles import EDITOR
+from controlplane.objects.people.scope import may
+from controlplane.objects.projects.models import Project
+from controlplane.web.kit import ends
+from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.forms import ReasonDialog
+from controlplane.web.kit.site import badge, change_url, done
+
+ENDS = (ends.HOUR, ends.TODAY, ends.FRIDAY)
+ENDLESS = "When somebody resumes it"
+
+
+def end_choices() -> list[tuple[str, str]]:
+    """Return the usual ends of a suspension with the time of each, in the zone of the user."""
+    now, zone = timezone.now(), timezone.get_current_timezone()
+    times = [(name, timezone.localtime(ends.quick_end(name, now, zone), zone)) for name in ENDS]
+    return [("", ENDLESS), *((name, f"{ends.NAMES[name]} ({at:%a %d %b, %H:%M})") for name, at in times)]
+
+
+class EndField(forms.ChoiceField):
+    """A field whose value is the end of a suspension, or None if it has no end."""
+
+    def __init__(self, **options: Any) -> None:
+        fixed = {"choices": end_choices, "required": False, "label": "Ends", "widget": UnfoldAdminSelectWidget}
+        super().__init__(**{**fixed, **options})
+
+    def clean(self, value: Any) -> datetime | None:
+        name = super().clean(value)
+        return ends.quick_end(name, timezone.now(), timezone.get_current_timezone()) if name else None
+
+
+class SuspendDialog(ReasonDialog):
+    """A dialog that asks until when something is suspended, and why."""
+
+    ends_at = EndField()
+    field_order = ["ends_at", "reason"]
+
+
+def until(end: datetime | None) -> str:
+    """Return the end of a suspension or of a broken glass in words, or an empty string without one."""
+    zone = timezone.get_current_timezone()
+    return f" until {ends.in_words(end, timezone.now(), zone)}" if end else ""
+
+
+class SuspendedFilter(DropdownFilter):
+    """A filter by whether a row is suspended."""
+
+    title = "suspension"
+    parameter_name = "suspended"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "suspended"), ("no", "not suspended")]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+        if self.value() == "yes":
+            return rows.filter(suspended(timezone.now()))
+        return rows.exclude(suspended(timezone.now())) if self.value() == "no" else rows
+
+
+class Suspendable:
+    """A mixin for a page of tokens or projects, which suspends and resumes them. Its actions are in ACTIONS."""
+
+    ACTIONS = ("suspend", "resume")
+
+    def _may_suspend(self, request: HttpRequest, object_id: Any, *, suspended: bool) -> bool:
+        row = self.get_queryset(request).select_related("suspension").filter(pk=self.key_of(object_id)).first()
+        if row is None or is_suspended(row, timezone.now()) is not suspended:
+            return False
+        return may(request.user, EDITOR, row.pk if isinstance(row, Project) else row.project_id)
+
+    def has_suspend_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self._may_suspend(request, object_id, suspended=False)
+
+    def has_resume_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self._may_suspend(request, object_id, suspended=True)
+
+    @action(
+        description="Suspend",
+        permissions=["suspend"],
+        icon="pause_circle",
+        dialog={
+            "title": "Suspend for now",
+            "description": "Every proxy refuses it within a second, until the end that you choose, or until somebody "
+            "resumes it. Nothing else changes.",
+            "form_class": SuspendDialog,
+            "form_submit_text": "Suspend",
+        },
+    )
+    def suspend(self, request: HttpRequest, form: SuspendDialog, object_id: str) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            row = self.present(request, object_id)
+            found = suspend(tx, row, form.cleaned_data["ends_at"])
+            self.message_user(request, f"{row} is suspended{until(found.ends_at)}.")
+        return done(change_url(row))
+
+    @action(
+        description="Resume",
+        permissions=["resume"],
+        icon="play_circle",
+        dialog={
+            "title": "Resume",
+            "description": "Every proxy lets it in again within a second, under the limits that apply to it.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Resume",
+        },
+    )
+    def resume(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            row = self.present(request, object_id)
+            if is_suspended(row, timezone.now()):
+                resume(tx, row.suspension)
+                self.message_user(request, f"{row} is resumed.")
+        return done(change_url(row))
+
+
+def with_suspension(state: str, row: Any) -> str:
+    """Return the badge of a row's state, or, while it is suspended, one that says so, and until when."""
+    return suspension_badge(row.suspension) if is_suspended(row, timezone.now()) else state
+
+
+def suspension_badge(row: Suspended) -> str:
+    """Return a badge that says that something is suspended, with its end and its reason."""
+    end = f"until {exact(row.ends_at)}" if row.ends_at else "until somebody resumes it"
+    shown = badge("suspended", "bad")
+    return format_html('<span title="{}">{}<span class="sg-small">{}</span></span>', row.reason, shown, end)

@@ -1,0 +1,88 @@
+"""The list of jobs, and the page that shows the progress of one."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.loader import render_to_string
+from django.urls import URLPattern, path
+from django.views.decorators.http import require_GET, require_POST
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+
+from controlplane.objects.people.scope import is_operator, projects_of
+from controlplane.operations.jobs.actions import cancel_job
+from controlplane.operations.jobs.models import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job
+from controlplane.web.kit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, instant
+
+STATES = {WAITING: "", RUNNING: "warn", DONE: "good", FAILED: "bad", CANCELLED: ""}
+
+
+@admin.register(Job)
+class JobAdmin(ChangingAdmin, ReadOnlyAdmin):
+    """Each user sees the jobs that they have started, and operators see all of them."""
+
+    list_display = ["title", "condition", "progress", "created_by", "created"]
+    list_display_links = ["title"]
+    list_filter = [("state", ChoicesDropdownFilter)]
+    search_fields = ["title"]
+    empty = ("Work on many rows runs as a job. Those that you start appear here.", "")
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        return request.user.is_active and request.user.is_staff
+
+    def narrowed(self, rows: QuerySet[Job], user: Any, kind: str = "view") -> QuerySet[Job]:
+        """Return the user's own jobs, without those about a project that they have left since. Operators see all."""
+        return rows if is_operator(user) else rows.filter(user=user).within(projects_of(user))
+
+    @display(description="State", ordering="state")
+    def condition(self, job: Job) -> str:
+        return badge(job.state, STATES[job.state])
+
+    @display(description="Done")
+    def progress(self, job: Job) -> str:
+        return f"{job.done:,} of {job.total:,}" if job.total else f"{job.done:,}"
+
+    @display(description="Started", ordering="created_at")
+    def created(self, job: Job) -> str:
+        return instant(job.created_at)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("<str:pk>/progress/", view(require_GET(self.progress_view)), name="jobs_job_progress"),
+            path("<str:pk>/cancel/", view(require_POST(self.cancel_view)), name="jobs_job_cancel"),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        job = self._visible(request, self.key_of(object_id))
+        return self.page(request, "job.html", title=job.title, job=job, badge=self.condition(job))
+
+    def progress_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        job = self._visible(request, pk)
+        text = render_to_string("admin/sluicegate/job_progress.html", {"job": job, "badge": self.condition(job)})
+        return HttpResponse(text, headers={"Cache-Control": "no-store"})
+
+    def cancel_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        job = self._visible(request, pk)
+        with self.changing(request) as tx:
+            cancelled = cancel_job(tx, job)
+        if cancelled:
+            messages.success(request, "The job is cancelled. What it has done until now stays done.")
+        else:
+            messages.warning(request, "The job has ended already, so there was nothing to cancel.")
+        return HttpResponseRedirect(change_url(job))
+
+    def _visible(self, request: HttpRequest, pk: str) -> Job:
+        """Return the job, or raise Http404 if there is none that the user may see."""
+        job = self.get_queryset(request).filter(pk=pk).first()
+        if job is None:
+            raise Http404
+        return job

@@ -1,0 +1,104 @@
+"""The page of failed log-ins, whose model belongs to another package."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from axes.models import AccessAttempt, AccessFailureLog, AccessLog
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.contrib.auth.models import User
+from django.forms import ModelForm
+from django.http import HttpRequest
+from unfold.decorators import display
+
+from controlplane.changes.change.transaction import OpenChange
+from controlplane.web.kit.site import RecordedAdmin, badge, instant
+from controlplane.web.login.known_browsers import is_of_a_browser
+from controlplane.web.login.lockout import states_of
+
+for model in (AccessAttempt, AccessLog, AccessFailureLog):
+    admin.site.unregister(model)
+
+
+class Failures:
+    """The failed log-ins of a name at an address, as the audit records their deletion, which ends a lock-out."""
+
+    def __init__(self, row: AccessAttempt) -> None:
+        self.row, self.pk, self._meta = row, row.pk, row._meta
+
+    def __str__(self) -> str:
+        return f"failures from {_address_of(self.row)}"
+
+    def as_record(self) -> dict[str, Any]:
+        """Return a dictionary of what an audit entry keeps. People also type their password in place of the name."""
+        known = User.objects.filter(username=self.row.username).exists()
+        shown = {"username": self.row.username if known else "of no account", "address": _address_of(self.row)}
+        return {"id": self.pk, **shown, "failures": self.row.failures_since_start}
+
+    def touches(self) -> Iterator[tuple[str, str]]:
+        """Yield nothing, because enforcers do not know log-ins."""
+        yield from ()
+
+    dependents = touches
+
+    def delete(self) -> None:
+        self.row.delete()
+
+
+def _address_of(attempt: AccessAttempt) -> str:
+    return "a known browser" if is_of_a_browser(attempt.ip_address) else attempt.ip_address or "—"
+
+
+@admin.register(AccessAttempt)
+class AccessAttemptAdmin(RecordedAdmin):
+    """
+    The page of failed log-ins. Deleting one lets its name and address log in again, and deleting all of an address lets
+    that address log in again.
+    """
+
+    form = ModelForm
+    change_form_before_template = None
+    list_display = ["username", "address", "state", "at", "user_agent"]
+    search_fields = ["username", "ip_address"]
+    fields = readonly_fields = ["username", "address", "state", "at", "user_agent", "path_info"]
+    list_before_template = "admin/sluicegate/lockouts.html"
+    delete_confirmation_template = "admin/sluicegate/delete.html"
+    empty = ("Nobody has failed to log in.", "")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: AccessAttempt | None = None) -> bool:
+        return False
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        states = states_of(changelist.result_list, request)
+        for attempt in changelist.result_list:
+            attempt.state = states[attempt.pk]
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AccessAttempt | None:
+        attempt = super().get_object(request, object_id, from_field)
+        if attempt is not None:
+            attempt.state = states_of([attempt], request)[attempt.pk]
+        return attempt
+
+    @display(description="Address", ordering="ip_address")
+    def address(self, attempt: AccessAttempt) -> str:
+        return _address_of(attempt)
+
+    @display(description="State")
+    def state(self, attempt: AccessAttempt) -> str:
+        return badge(*attempt.state)
+
+    @display(description="Last failure", ordering="attempt_time")
+    def at(self, attempt: AccessAttempt) -> str:
+        return instant(attempt.attempt_time)
+
+    def recorded(self, obj: AccessAttempt) -> Failures:
+        return Failures(obj)
+
+    def _publication(self, tx: OpenChange) -> str:
+        """Return an empty string, because enforcers do not know log-ins."""
+        return ""

@@ -1,0 +1,282 @@
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
+from unfold.decorators import display
+
+from controlplane.changes.words.describe import at_a_glance, brief, sentence
+from controlplane.objects.overrides.models import Override
+from controlplane.objects.people.scope import is_operator
+from controlplane.objects.policies.actions import copy_policy, remove_limit
+from controlplane.objects.policies.models import Limit, Policy
+from controlplane.objects.projects.models import Project, Token
+from controlplane.traffic.fleet import heartbeats
+from controlplane.traffic.fleet.models import Instance
+from controlplane.traffic.usage import units
+from controlplane.web.kit.amounts import counts_nothing
+from controlplane.web.kit.deletion import NamedDeletion
+from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.filters import RowFilter
+from controlplane.web.kit.from_files import ManagedPage
+from controlplane.web.kit.site import (
+    RecordedAdmin,
+    StackedInline,
+    badge,
+    change_url,
+    done,
+    instant,
+    link_to,
+    links,
+    list_url,
+)
+from controlplane.web.pages.drafts.views import DraftedPolicies
+from controlplane.web.pages.near import UsageDay
+from controlplane.web.pages.policies.columns import ManagedFilter, PolicyColumns, TrafficFilter
+from controlplane.web.pages.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
+from controlplane.web.pages.policies.limit_form import ALL, LimitForm, LimitFormSet, fieldsets, holder_of
+from controlplane.web.pages.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
+from controlplane.web.pages.policies.scoped_admin import ModeFilter, PolicyScope
+from controlplane.web.pages.review.page import ReviewedPolicies
+from enforcement.control.instances import GLOBAL, UNSUPPORTED_REASONS, reasons_against
+from enforcement.model.limits import InvalidLimit
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
+
+ROWS_OF_LIMITS_SHOWN = 4
+INSTANCES_SHOWN = 5
+SHADOW = mark_safe(' <span class="sg-tag sg-shadow">shadow</span>')
+
+
+def describe(limit: Limit, holder: str) -> str:
+    """Return a sentence that says what the limit does, or why it cannot be enforced."""
+    try:
+        return sentence(limit.as_value(), holder)
+    except InvalidLimit as exc:  # another program has written to the table
+        return f"{limit.name} cannot be enforced: {exc}"
+
+
+def glance(limit: Limit, policy: Policy) -> str:
+    """Return how much the limit allows, or that it cannot be enforced."""
+    try:
+        value = limit.as_value()
+        return brief(value, ALL) if policy.is_global else at_a_glance(value)
+    except InvalidLimit as exc:
+        return f"cannot be enforced: {exc}"
+
+
+def idle(limit: Limit, policy: Policy) -> str:
+    """Return that a limit counts nothing, or an empty string."""
+    return format_html(" {}", counts_nothing(limit.unit)) if limit.unit in policy.idle_units else ""
+
+
+def _linked(instances: list[Instance]) -> str:
+    """Return links to the first of some instances, and the number of the others."""
+    shown = links([(instance.pk, change_url(instance)) for instance in instances[:INSTANCES_SHOWN]])
+    more = len(instances) - INSTANCES_SHOWN
+    return format_html("{} and {} more", shown, more) if more > 0 else shown
+
+
+class LimitInline(StackedInline):
+    model = Limit
+    form = LimitForm
+    formset = LimitFormSet
+    extra = 0
+    max_num = MAX_LIMITS_PER_POLICY
+    template = "admin/sluicegate/limits.html"
+    fieldsets = fieldsets()
+
+    def get_formset(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[LimitFormSet]:
+        # A form may delete all limits and add as many. Django would build and check 1,032 of them.
+        return super().get_formset(request, obj, absolute_max=2 * MAX_LIMITS_PER_POLICY, **options)
+
+
+@admin.register(Policy)
+class PolicyAdmin(
+    NamedDeletion, ManagedPage, UsageDay, PolicyColumns, PolicyScope, DraftedPolicies, ReviewedPolicies, RecordedAdmin
+):
+    list_display = [
+        *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
+        *("managed", "published"),
+    ]
+    list_filter = [TrafficFilter, ModeFilter, ("project", RowFilter), ManagedFilter]
+    search_fields = ["slug", "name"]
+    autocomplete_fields = ["project"]
+    readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]
+    # Its project is shown by "reach". It does not change, because tokens of other projects may use the policy already.
+    fieldsets = [
+        ("Name", {"fields": ["slug", "name", "description"], "classes": ["collapse", "sg-named"]}),
+        METERED_REQUESTS,
+        ("Use", {"fields": ["reach", "holders", "refused_by", "version", "changed"]}),
+    ]
+    add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]}), METERED_REQUESTS]
+    form = PolicyForm
+    inlines = [LimitInline]
+    change_form_outer_after_template = "admin/sluicegate/policy_after.html"
+    list_before_template = "admin/sluicegate/draft_note.html"
+    actions_detail = ["copy", "apply_everywhere", "apply_where_attached"]
+    empty = (
+        "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",
+        "Add a policy",
+    )
+
+    class Media:
+        js = ["controlplane/limits.js"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Policy]:
+        return super().get_queryset(request).select_related("project").prefetch_related("limits")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj and not self.has_change_permission(request, obj):
+            fieldsets = [("Limits", {"fields": ["limits_by_name"]}), *fieldsets]
+        if request.user.has_perm("fleet.view_instance"):
+            return fieldsets
+        hidden = "refused_by"
+        return [(name, {**it, "fields": [one for one in it["fields"] if one != hidden]}) for name, it in fieldsets]
+
+    def get_inlines(self, request: HttpRequest, obj: Policy | None) -> list[type[LimitInline]]:
+        """Return the forms of limits for those who may change them. Others read what the limits do."""
+        return self.inlines if obj is None or self.has_change_permission(request, obj) else []
+
+    @display(description="Limits")
+    def limits_described(self, policy: Policy) -> str:
+        limits = list(policy.limits.all())
+        # If all are in shadow, the column with the mode says so.
+        enforces = any(limit.mode != "shadow" for limit in limits)
+        rows = [
+            (
+                limit.name,
+                glance(limit, policy),
+                SHADOW if enforces and limit.mode == "shadow" else "",
+                idle(limit, policy),
+            )
+            for limit in limits[:ROWS_OF_LIMITS_SHOWN]
+        ]
+        more = len(limits) - len(rows)
+        items = format_html_join("", "<li><strong>{}</strong> {}{}{}</li>", rows)
+        others = format_html("<li>and {} more</li>", more) if more > 0 else ""
+        return format_html('<ul class="sg-limits sg-brief">{}{}</ul>', items, others) if rows else "none"
+
+    @display(description="Limits")
+    def limits_by_name(self, policy: Policy) -> str:
+        """Return all limits with their names, for those who may not open their forms."""
+        holder = holder_of(policy)
+        policy.idle_units = units.idle(limit.unit for limit in policy.limits.all())
+        rows = (
+            (limit.name, describe(limit, holder), SHADOW if limit.mode == "shadow" else "", idle(limit, policy))
+            for limit in policy.limits.all()
+        )
+        items = format_html_join("", "<li><strong>{}</strong>: {}{}{}</li>", rows)
+        return format_html('<ul class="sg-limits">{}</ul>', items) if items else "none"
+
+    @display(description="Applies to")
+    def reach(self, policy: Policy) -> str:
+        if policy.is_global:
+            return badge("every request", "warn")
+        return link_to(policy.project, f"{policy.project} only") if policy.project else "its tokens and projects"
+
+    @display(description="Used by")
+    def holders(self, policy: Policy) -> str:
+        tokens, projects, anonymous, default = policy.uses
+        found = [
+            (
+                f"{tokens:,} token{'' if tokens == 1 else 's'}",
+                list_url(Token, f"?policy__id__exact={policy.pk}&status=all"),
+            ),
+            (
+                f"{projects:,} project{'' if projects == 1 else 's'}",
+                list_url(Project, f"?policy__id__exact={policy.pk}"),
+            ),
+        ]
+        if anonymous:
+            text = f"requests without a token of {anonymous} project{'' if anonymous == 1 else 's'}"
+            found.append((text, list_url(Project, f"?anonymous_policy__id__exact={policy.pk}")))
+        if default:
+            text = f"new tokens of {default} project{'' if default == 1 else 's'}"
+            found.append((text, list_url(Project, f"?token_policy__id__exact={policy.pk}")))
+        return links(found)
+
+    @display(description="Overrides")
+    def overridden(self, policy: Policy) -> str:
+        if not policy.raised:
+            return "—"
+        return links([(f"{policy.raised:,}", list_url(Override, f"?q={policy.slug}/"))])
+
+    @display(description="Refused by")
+    def refused_by(self, policy: Policy) -> str:
+        """Return for each limit of the policy that instances cannot enforce why, and which instances these are."""
+        # An instance goes on reporting for some minutes after the limit was changed or deleted.
+        present = {
+            (limit.name, reason) for limit in policy.limits.all() for reason in (*reasons_against(limit), GLOBAL)
+        }
+        rows = [
+            (name, UNSUPPORTED_REASONS.get(reason, reason), _linked(instances))
+            for name, reason, instances in heartbeats.refused(policy.slug)
+            if reason not in UNSUPPORTED_REASONS or (name, reason) in present
+        ]
+        text = "<li>{} {}. Requests under it are refused by {}</li>"
+        return format_html('<ul class="sg-limits">{}</ul>', format_html_join("", text, rows)) if rows else "no instance"
+
+    @display(description="Changed", ordering="updated_at")
+    def changed(self, policy: Policy) -> str:
+        return instant(policy.updated_at)
+
+    def save_formset(self, request: HttpRequest, form: ModelForm, formset: LimitFormSet, change: bool) -> None:
+        formset.save(commit=False)
+        for limit in formset.deleted_objects:
+            remove_limit(request.change, limit)
+        limits = formset.in_order()
+        for limit in limits:
+            # Two limits may exchange their names, so each first gives up its name.
+            Limit.objects.filter(pk=limit.pk).update(name=limit.pk)
+        for position, limit in enumerate(limits):
+            limit.position = position
+            limit.save()
+        self.settle_review(request, form.instance)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
+        """Return the actions of the page without the one that would change nothing."""
+        is_global = Policy.objects.filter(pk=self.key_of(object_id), is_global=True).exists()
+        useless = "apply_everywhere" if is_global else "apply_where_attached"
+        actions = super().get_actions_detail(request, object_id)
+        return [offered for offered in actions if not offered.action_name.endswith(useless)]
+
+    @action(description="Apply to every request", permissions=["apply"], icon="public")
+    def apply_everywhere(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self.reach_view(request, object_id, everywhere=True)
+
+    @action(description="Stop applying everywhere", permissions=["apply"], icon="public_off")
+    def apply_where_attached(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self.reach_view(request, object_id, everywhere=False)
+
+    def has_apply_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """Return whether the user is an operator, because the global policy concerns every project."""
+        return is_operator(request.user)
+
+    @action(
+        description="Copy",
+        permissions=["copy"],
+        icon="content_copy",
+        dialog={
+            "title": "Copy this policy",
+            "description": "The copy has the same limits. No token and no project uses it yet.",
+            "form_class": CopyDialog,
+            "form_submit_text": "Copy the policy",
+        },
+    )
+    def copy(self, request: HttpRequest, form: CopyDialog, object_id: str) -> HttpResponse:
+        given = form.cleaned_data
+        with self.changing(request, given["reason"]) as tx:
+            copied = copy_policy(tx, self.present(request, object_id), given["slug"], given["name"])
+            self.message_user(
+                request, f"{copied} is a copy. Change its limits, then give it to tokens.", messages.SUCCESS
+            )
+        return done(change_url(copied))
+
+    def has_copy_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """Return whether the user may change the policy, because the copy belongs to the same project, or to all."""
+        policy = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
+        return policy is not None and self.has_change_permission(request, policy)

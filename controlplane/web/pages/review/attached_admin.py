@@ -1,0 +1,19 @@
+"""The review of another policy or of other labels of a token or project, between its form and its new state."""
+
+from typing import Any
+
+from django.forms import ModelForm
+from django.http import HttpRequest
+from django.utils import timezone
+
+from controlplane.releases.review.attaching import row_review
+from controlplane.web.pages.review.views import ReviewedForm, settle
+
+
+class ReviewedAttachment(ReviewedForm):
+    """A mixin for the page of tokens or projects, which get another policy or other labels only after a review."""
+
+    def save_related(self, request: HttpRequest, form: ModelForm, formsets: list[Any], change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if request.before is not None and (review := row_review(form.instance, request.before, timezone.now())):
+            settle(request, review, request.change.reason)

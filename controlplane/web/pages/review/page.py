@@ -1,0 +1,208 @@
+"""The reviews of a changed policy, of a shadow limit that is enforced, and of the choice of the global policy."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.admin.utils import quote
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+
+from controlplane.core.optional import USAGE, optional
+from controlplane.objects.policies.actions import lock_global_policy, replace_limits, set_global_policy
+from controlplane.objects.policies.models import Policy
+from controlplane.releases.preview import words
+from controlplane.releases.review.charts import by_hour
+from controlplane.releases.review.reviews import SHADOW, Review, review_of, review_of_reach, start_in_shadow
+from controlplane.releases.review.verdicts import ShadowVerdict, enforced, verdicts_of
+from controlplane.traffic.callers.kinds import TOKEN
+from controlplane.web.kit.forms import version_of
+from controlplane.web.kit.site import change_url
+from controlplane.web.pages.review.views import (
+    ASKING,
+    FILE,
+    NO_REASON,
+    NO_START,
+    OTHER_CHANGE,
+    REPLAY,
+    SEEN,
+    START,
+    ReviewedForm,
+    ReviewNeeded,
+    missing,
+    names_of,
+    visible,
+    without_decision,
+)
+
+
+class ReviewedPolicies(ReviewedForm):
+    """A mixin for the page of policies, which saves a change of limits that somebody feels only after its review."""
+
+    change_form_outer_before_template = "admin/sluicegate/preview/verdicts.html"
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.enforce_view)
+        own = path("<path:object_id>/enforce/", view, name="policies_policy_enforce")
+        return [own, *super().get_urls()]
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        policy = context.get("original")
+        if policy is not None and request.method == "GET":
+            found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
+            # Several of which nothing is known yet would push the form out of sight, so they share one card.
+            silent = [one for one in found if not one.requests]
+            silent = silent if len(silent) > 1 else []
+            context |= {"verdicts": [verdict_context(one) for one in found if one not in silent], "silent": silent}
+        return super().render_change_form(request, context, **options)
+
+    def enforce_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Show the review of enforcing a shadow limit, with what it saw, and enforce it once that is confirmed."""
+        policy = self.get_object(request, self.key_of(object_id))
+        if policy is None:
+            raise Http404
+        if not self.has_change_permission(request, policy):
+            raise PermissionDenied
+        if any(name in request.POST for name in ASKING):
+            request.POST = without_decision(request.POST)
+        limit = request.GET.get("limit", "")
+        values = enforced(policy, limit)
+        if values is None:
+            raise Http404
+        before = policy.as_record()
+        after = {**before, "limits": [value.to_json() for value in values]}
+        error = ""
+        if request.method == "POST" and START in request.POST:
+            reason = request.POST.get("change_reason", "")
+            error = NO_REASON if not reason.strip() else ""
+            if not error:
+                return self._enforce(request, policy, limit, reason)
+        found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
+        verdict = next((verdict_context(one) for one in found if one.limit.name == limit), None)
+        return self.review_page(
+            request, ReviewNeeded(policy, before, after, error), offer_shadow=False, verdict=verdict
+        )
+
+    def _enforce(self, request: HttpRequest, policy: Policy, limit: str, reason: str) -> HttpResponse:
+        with self.changing(request, reason) as tx:
+            present = Policy.objects.select_for_update().get(pk=policy.pk)
+            values = enforced(present, limit)
+            if values is None or version_of(present) != request.POST.get("seen_version"):
+                messages.error(request, f"{policy} was changed after you opened the review. Nothing was changed.")
+                return HttpResponseRedirect(change_url(policy))
+            before = present.as_record()
+            replace_limits(tx, present, values)
+            tx.updated(present, before)
+            self.message_user(request, f"{limit} of {policy} is enforced.", messages.SUCCESS)
+        return HttpResponseRedirect(change_url(policy))
+
+    def reach_view(self, request: HttpRequest, object_id: str, *, everywhere: bool) -> HttpResponse:
+        """Show the review of the choice of the global policy, and choose it once that is confirmed."""
+        policy = self.get_object(request, self.key_of(object_id))
+        if policy is None:
+            raise Http404
+        if everywhere and policy.project_id:
+            text = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
+            messages.error(request, text)
+            return HttpResponseRedirect(change_url(policy))
+        if policy.is_global == everywhere:
+            messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
+            return HttpResponseRedirect(change_url(policy))
+        if any(name in request.POST for name in ASKING):
+            request.POST = without_decision(request.POST)
+        former = former_of(policy) if everywhere else None
+        seen = _seen(policy, former)
+        policy.is_global = everywhere
+        review = review_of_reach(policy, former, visible(request))
+        # Otherwise the shadow would take the place of what is enforced now.
+        offer_shadow = everywhere and former is None and review.can_start_in_shadow and not any(policy.uses)
+        start, error = request.POST.get(START, ""), ""
+        if start:
+            reason = request.POST.get("change_reason", "")
+            error = NO_START if start == SHADOW and not offer_shadow else missing(review, start, reason)
+            if not error:
+                return self._set_reach(request, policy, review, reason)
+        more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
+        after = policy.as_record() if everywhere else {"limits": []}
+        return self._page_of(request, review, after, error, offer_shadow=offer_shadow, others=False, **more)
+
+    def _set_reach(self, request: HttpRequest, policy: Policy, review: Review, reason: str) -> HttpResponse:
+        with self.changing(request, reason) as tx:
+            lock_global_policy()
+            present = Policy.objects.select_for_update().get(pk=policy.pk)
+            if _seen(present, former_of(policy) if policy.is_global else None) != request.POST.get("seen_version"):
+                text = "It, or the present global policy, was changed after you opened the review. Nothing was changed."
+                messages.error(request, text)
+                return HttpResponseRedirect(change_url(policy))
+            if request.POST[START] == SHADOW:
+                before = present.as_record()
+                start_in_shadow(tx, present, review.changes)
+                tx.updated(Policy.objects.get(pk=policy.pk), before)
+            set_global_policy(tx, present if policy.is_global else None)
+            self.message_user(request, f"{policy} applies {_where(policy)}.", messages.SUCCESS)
+        return HttpResponseRedirect(change_url(policy))
+
+    def settle_review(self, request: HttpRequest, policy: Policy) -> None:
+        """
+        Do nothing if the change, which is saved but not committed, needs no review, or start it as the review says.
+
+        Raises:
+            ReviewNeeded: Nobody has confirmed the change yet. It is undone.
+        """
+        before = request.before
+        if before is None:
+            return
+        saved = Policy.objects.get(pk=policy.pk)
+        after = saved.as_record()
+        if FILE in request.POST or REPLAY in request.POST:  # whoever asks for more saves nothing
+            raise ReviewNeeded(saved, before, after)
+        review = review_of(saved, before, after, visible(request))
+        if not review.is_needed:
+            return
+        start = request.POST.get(START, "")
+        error = missing(review, start, request.change.reason)
+        if start and not error and request.POST.get(SEEN) != review.digest:
+            error = OTHER_CHANGE
+        if error:
+            raise ReviewNeeded(saved, before, after, error if start else "")
+        if start == SHADOW:
+            start_in_shadow(request.change, saved, review.changes)
+
+
+def _where(policy: Policy) -> str:
+    return "to every request" if policy.is_global else "only to its tokens and projects"
+
+
+def former_of(policy: Policy) -> Policy | None:
+    """Return the global policy in whose place another one would come, or None."""
+    return Policy.objects.filter(is_global=True).exclude(pk=policy.pk).first()
+
+
+def _seen(policy: Policy, former: Policy | None) -> str:
+    """Return what names the state that a review of the global policy has shown."""
+    return " ".join(f"{one.pk} {version_of(one)}" for one in (policy, former) if one)
+
+
+def verdict_context(verdict: ShadowVerdict) -> dict[str, Any]:
+    """Return what the template of a verdict shows."""
+    names = names_of([(TOKEN, one.token_id) for one in verdict.affected])
+    rows = [
+        {
+            "link": names.get((TOKEN, one.token_id), one.token_id or "requests without a token"),
+            "row": one,
+            "share": words.percent(one.would_deny, one.requests),
+            "is_large": one in verdict.large,
+        }
+        for one in verdict.affected
+    ]
+    url = reverse("admin:policies_policy_enforce", args=[quote(verdict.limit.policy_id)])
+    return {
+        "verdict": verdict,
+        "url": f"{url}?{urlencode({'limit': verdict.limit.name})}",
+        "rows": rows,
+        "chart": by_hour(verdict.hours) if verdict.requests else None,
+    }

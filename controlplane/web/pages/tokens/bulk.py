@@ -1,0 +1,295 @@
+"""
+The actions on many tokens in their list, and the deletion of a project with many tokens.
+
+An action asks with the number of the tokens, the first of them and the search that found them. It changes some hundred
+at once. For more, it starts a job, and leads to its page.
+"""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from controlplane.core.tables.digests import Summary, summary_of
+from controlplane.core.text import PRINTABLE, unprintable
+from controlplane.objects.policies.models import Policy
+from controlplane.objects.projects.models import Project, Token, check_is_future, isoformat
+from controlplane.operations.jobs import many_tokens, run
+from controlplane.releases.review.attaching import tokens_review
+from controlplane.releases.review.labelling import labels_review
+from controlplane.web.kit.deletion import chosen
+from controlplane.web.kit.filters import label_of
+from controlplane.web.kit.forms import BACK, InstantInput
+from controlplane.web.kit.selection import selection
+from controlplane.web.kit.site import actor_of, change_url
+from controlplane.web.kit.times import zone_name
+from controlplane.web.pages.review.views import settle
+
+
+class BulkForm(forms.Form):
+    """
+    The reason of a change of many tokens, and in other forms what they get.
+
+    Attributes:
+        name: The name of the token, or of several the number.
+    """
+
+    change_reason = forms.CharField(
+        max_length=500, label="Reason", validators=[PRINTABLE], widget=UnfoldAdminTextInputWidget
+    )
+
+    def __init__(self, *args: Any, projects: list[Project], name: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.projects, self.name = projects, name
+        self.order_fields([name for name in self.fields if name != "change_reason"])
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the job needs, from a valid form."""
+        return {}
+
+
+class BulkDeletionForm(BulkForm):
+    asked_name = forms.CharField(max_length=200, widget=UnfoldAdminTextInputWidget)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["asked_name"].label = f"Type {self.name} to delete"
+
+    def clean_asked_name(self) -> str:
+        if self.cleaned_data["asked_name"].strip() != self.name:
+            raise ValidationError(f"Type {self.name} to delete. Nothing is deleted yet.")
+        return self.name
+
+
+class BulkPolicyForm(BulkForm):
+    policy = forms.CharField(
+        required=False,
+        max_length=63,
+        label="Slug of the policy",
+        widget=UnfoldAdminTextInputWidget,
+        help_text="If empty, the tokens have no policy of their own any more.",
+    )
+
+    def clean_policy(self) -> str | None:
+        """Return the id of the policy, or None for none."""
+        slug = self.cleaned_data["policy"].strip()
+        if not slug:
+            return None
+        owner = self.projects[0] if len(self.projects) == 1 else None
+        policy = Policy.objects.filter(Q(project=None) | Q(project=owner), slug=slug).first()
+        if policy is None:
+            raise ValidationError(f"There is no policy {slug!r} that all of these tokens may have.")
+        return policy.pk
+
+    def arguments(self) -> dict[str, Any]:
+        return {"policy": self.cleaned_data["policy"]}
+
+
+class BulkExpiryForm(BulkForm):
+    expires_at = forms.DateTimeField(required=False, label="End", widget=InstantInput)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["expires_at"].help_text = f"In {zone_name()}. If empty, the tokens never end."
+
+    def clean_expires_at(self) -> Any:
+        end = self.cleaned_data["expires_at"]
+        try:
+            check_is_future("expires_at", end)
+        except ValidationError as exc:
+            raise ValidationError(exc.messages) from exc
+        return end
+
+    def arguments(self) -> dict[str, Any]:
+        return {"expires_at": isoformat(self.cleaned_data["expires_at"])}
+
+
+class BulkLabelForm(BulkForm):
+    label = forms.CharField(
+        max_length=200,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Such as team=red. With the name alone, such as team, the tokens lose the label.",
+    )
+
+    def clean_label(self) -> tuple[str, str | None]:
+        text = self.cleaned_data["label"]
+        try:
+            name, value = label_of(text)
+        except ValueError as exc:
+            raise ValidationError(f"Must be a label such as team=red: {exc}.") from exc
+        if found := unprintable(value or ""):
+            raise ValidationError(f"The value must have printable characters only, but contains {found}.")
+        return name, value
+
+    def arguments(self) -> dict[str, Any]:
+        name, value = self.cleaned_data["label"]
+        return {"name": name, "value": value}
+
+
+class BulkActions:
+    """A mixin for the list of tokens, with the actions in ACTIONS."""
+
+    most_at_once = many_tokens.MOST_IN_A_JOB
+    counted_by = "project_id"
+    ACTIONS = ("revoke_selected", "policy_selected", "expiry_selected", "label_selected", "delete_selected")
+
+    @admin.action(description="Revoke the selected tokens", permissions=["change"])
+    def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "Every proxy refuses these tokens at once. This cannot be undone."
+        return self._bulk(request, tokens, "revoke", BulkForm, "Revoke", effect)
+
+    @admin.action(description="Set the policy of the selected tokens", permissions=["change"])
+    def policy_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "The limits of the policy replace those of the present policies. Usage of the same limits goes on."
+        return self._bulk(request, tokens, "policy", BulkPolicyForm, "Set the policy of", effect)
+
+    @admin.action(description="Set the end of the selected tokens", permissions=["change"])
+    def expiry_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "Tokens that are revoked or expired stay as they are."
+        return self._bulk(request, tokens, "expiry", BulkExpiryForm, "Set the end of", effect)
+
+    @admin.action(description="Label the selected tokens", permissions=["change"])
+    def label_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        effect = "Other labels stay. Tokens that have as many labels as they may have stay as they are."
+        return self._bulk(request, tokens, "label", BulkLabelForm, "Label", effect)
+
+    @admin.action(description="Delete the selected tokens", permissions=["delete"])
+    def delete_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
+        """Replace the action of Django, which reads every row that goes with the tokens."""
+        effect = "Their overrides are deleted, too. Every proxy refuses them as unknown. This cannot be undone."
+        return self._bulk(request, tokens, "delete", BulkDeletionForm, "Delete", effect)
+
+    def _bulk(
+        self,
+        request: HttpRequest,
+        tokens: QuerySet[Token],
+        deed: str,
+        form_class: type[BulkForm],
+        verb: str,
+        effect: str,
+    ) -> HttpResponse | None:
+        """Ask for what the deed needs, or do it, or start a job that does it."""
+        # By their ids, because for a subquery the database would read the tokens of each project.
+        found = request.selected or summary_of(tokens, self.most_at_once, self.counted_by)
+        count, projects = found.count, list(Project.objects.filter(pk__in=found.counts).order_by("slug"))
+        asked = "change_reason" in request.POST
+        name = tokens.get().name if count == 1 else f"{count} tokens"
+        form = form_class(request.POST if asked else None, projects=projects, name=name)
+        noun = f"{count:,} token{'' if count == 1 else 's'}"
+        if BACK in request.POST or not (asked and form.is_valid()):
+            title = f"{verb} {noun}"
+            return self._ask(request, tokens, deed, form, title, effect, projects)
+        request.change.reason = form.cleaned_data["change_reason"]
+        self._settle(request, tokens, deed, form.arguments())
+        if count > many_tokens.MOST_IN_A_REQUEST:
+            return self._start(request, tokens, found, {"deed": deed, **form.arguments()}, f"{verb} {noun}", projects)
+        changed = many_tokens.DEEDS[deed](request.change, tokens, form.arguments())
+        self.message_user(request, _outcome(deed, changed, count), messages.SUCCESS)
+        return None
+
+    def _settle(self, request: HttpRequest, tokens: QuerySet[Token], deed: str, given: dict[str, Any]) -> None:
+        """
+        Do nothing if the deed needs no review, or if it is confirmed.
+
+        Raises:
+            MadeReviewNeeded: Limits deny other requests than before, and nobody has confirmed that yet.
+        """
+        now = timezone.now()
+        if deed == "policy":
+            policy = Policy.objects.filter(pk=given["policy"]).first()
+            settle(request, tokens_review(tokens, policy, now), request.change.reason)
+        elif deed == "label":
+            rows = Token.objects.select_related("project").filter(pk__in=tokens.order_by().values("pk"))
+            some = rows.order_by("pk")[: many_tokens.MOST_IN_A_REQUEST]
+            changed = [(token, token.labels, many_tokens.labels_with(token, given)) for token in some]
+            settle(request, labels_review(changed, now), request.change.reason)
+
+    def _ask(
+        self,
+        request: HttpRequest,
+        tokens: QuerySet[Token],
+        deed: str,
+        form: BulkForm,
+        title: str,
+        effect: str,
+        projects: list[Project],
+    ) -> HttpResponse:
+        if len(projects) > 1:
+            effect += f" They belong to {len(projects)} projects."
+        chosen = selection(request, tokens)
+        context = {"deed": deed, "form": form, "projects": projects[:20]}
+        action = request.POST["action"]
+        is_job = chosen["count"] > many_tokens.MOST_IN_A_REQUEST
+        more = {"effect": effect, "action": action, "selection": chosen, "is_job": is_job}
+        return self.page(request, "bulk.html", title=title, **context, **more)
+
+    def _start(
+        self,
+        request: HttpRequest,
+        tokens: QuerySet[Token],
+        found: Summary,
+        arguments: dict[str, Any],
+        title: str,
+        projects: list[Project],
+    ) -> HttpResponse:
+        """Start the job, and lead to the page that shows its progress."""
+        job = run.start_on(
+            many_tokens.JOB,
+            title + (f" of {len(projects)} projects" if len(projects) > 1 else f" of {projects[0]}"),
+            tokens,
+            request.POST.get("selection") or found.digest,
+            total=found.count,
+            projects=projects,
+            arguments=arguments,
+            **_author(request),
+        )
+        return HttpResponseRedirect(change_url(job))
+
+
+class DeletedByJob:
+    """A mixin for the page of projects. A job deletes one that has many tokens."""
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        is_job = many_tokens.is_large([self.key_of(object_id)])
+        return super().delete_view(request, object_id, {**(extra_context or {}), "is_job": is_job})
+
+    def delete_model(self, request: HttpRequest, obj: Project) -> None:
+        request.job = None
+        if many_tokens.is_large([obj.pk]):
+            request.job = many_tokens.start_deletion(request.change, obj, **_author(request))
+        else:
+            super().delete_model(request, obj)
+
+    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: str) -> HttpResponse:
+        if request.job is None:
+            return super().response_delete(request, obj_display, obj_id)
+        text = f"{obj_display} is inactive, and a job deletes it with all of its tokens."
+        self.message_user(request, text, messages.SUCCESS)
+        return HttpResponseRedirect(change_url(request.job))
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Project]) -> HttpResponse | None:
+        is_deletion = request.POST.get("action") == "delete_selected"
+        if is_deletion and many_tokens.is_large(chosen(request, queryset).order_by().values("pk")):
+            most = many_tokens.MOST_IN_A_REQUEST
+            text = f"These projects have more than {most:,} tokens together. Delete each of them on its own page."
+            messages.error(request, text)
+            return None
+        return super().response_action(request, queryset)
+
+
+def _author(request: HttpRequest) -> dict[str, Any]:
+    """Return the fields of a job that say who started it, and why."""
+    actor, reason = actor_of(request), request.change.reason
+    named = {"created_by": actor.name, "channel": actor.channel, "request_id": actor.request_id}
+    return {"user": request.user, **named, "reason": reason}
+
+
+def _outcome(deed: str, changed: int, count: int) -> str:
+    verb = {"revoke": "revoked", "delete": "deleted"}.get(deed, "changed")
+    left = f" {count - changed:,} stayed as they were." if changed < count else ""
+    return f"{changed:,} token{'' if changed == 1 else 's'} {verb}.{left}"

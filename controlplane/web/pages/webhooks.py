@@ -1,0 +1,263 @@
+"""The pages of webhooks, and the list of what was sent to them."""
+
+from datetime import datetime
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminPasswordWidget
+
+from controlplane.objects.people.roles import EDITOR, OWNER
+from controlplane.operations.webhooks import actions
+from controlplane.operations.webhooks.models import DELIVERED, FAILED, PENDING, Delivery, Destination
+from controlplane.operations.webhooks.targets import MAX_URL_LENGTH
+from controlplane.web.kit.deletion import NamedDeletion
+from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.filters import RowFilter
+from controlplane.web.kit.forms import ReasonDialog, RecordedForm, WordsField
+from controlplane.web.kit.site import (
+    ChangingAdmin,
+    ReadOnlyAdmin,
+    SecretAdmin,
+    badge,
+    change_url,
+    confirmed,
+    done,
+    in_dialog,
+    instant,
+    link_to,
+    list_url,
+    table,
+)
+from controlplane.web.kit.times import at
+
+STATES = {PENDING: "warn", DELIVERED: "good", FAILED: "bad"}
+
+
+def verification(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+    """Return an example of how a receiver verifies a message, with its id, title and code."""
+    code = f'from standardwebhooks import Webhook\n\nevent = Webhook("{secret}").verify(body, headers)'
+    return [("python", "Python", code)]
+
+
+class DestinationForm(RecordedForm):
+    emails = WordsField(required=False, label="E-mail addresses", help_text="Of an e-mail, with commas between them.")
+    service_url = forms.CharField(
+        required=False,
+        max_length=MAX_URL_LENGTH,
+        label="URL of the service",
+        widget=UnfoldAdminPasswordWidget,  # its secrets are not shown again
+        help_text="Of a chat or pager, as apprise has it, such as slack://TokenA/TokenB/TokenC. It is kept encrypted. "
+        "If empty, the former one stays.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        if cleaned.get("service_url") and cleaned.get("kind") == Destination.CHAT:
+            self.instance.set_service(cleaned["service_url"])
+        return cleaned
+
+
+@admin.register(Destination)
+class DestinationAdmin(NamedDeletion, SecretAdmin):
+    has_secret = True
+    form = DestinationForm
+    list_display = ["name", "whose", "kind", "shown_address", "state", "last_sent"]
+    list_filter = [("project", RowFilter), ("kind", ChoicesDropdownFilter), "active"]
+    list_select_related = ["project"]
+    search_fields = ["name", "url"]
+    autocomplete_fields = ["project"]
+    readonly_fields = ["whose", "shown_address", "sent", "rotated"]
+    own_fields = ("kind", "url", "emails", "service_url", "active")
+    add_fieldsets = [(None, {"fields": ["name", "project", *own_fields]})]
+    fieldsets = [(None, {"fields": ["name", "whose", *own_fields]}), ("Use", {"fields": ["sent", "rotated"]})]
+    actions_detail = ["test", "rotate"]
+    project_path = "project_id"
+    roles = {"view": EDITOR, "add": OWNER, "change": OWNER, "delete": OWNER}
+    snippets = staticmethod(verification)
+    empty = (
+        "A destination gets the messages of alerts: a webhook, e-mail addresses, or a chat.",
+        "Add a destination",
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Destination | None = None) -> list[Any]:
+        if obj is None:
+            return [*self.add_fieldsets, (None, {"fields": ["change_reason"]})]
+        fieldsets = super().get_fieldsets(request, obj)
+        if self.has_change_permission(request, obj):
+            return fieldsets
+        seen = [name if name != "service_url" else "shown_address" for name in fieldsets[0][1]["fields"]]
+        return [(None, {"fields": seen}), *fieldsets[1:]]
+
+    def has_test_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return self.has_change_permission(request, object_id)
+
+    has_rotate_permission = has_test_permission
+
+    def response_add(
+        self, request: HttpRequest, obj: Destination, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        if obj.kind != Destination.WEBHOOK:
+            return super().response_add(request, obj, post_url_continue)
+        self.message_user(request, f"{obj} was created.", messages.SUCCESS)
+        return self._secret_page(request, obj)
+
+    def _secret_page(self, request: HttpRequest, obj: Destination) -> HttpResponse:
+        note = "The database does not have it. With it, the receiver verifies that a message is from here."
+        return self.secret_page(request, obj, actions.secret(obj), kept=note)
+
+    @action(
+        description="Send a test",
+        permissions=["test"],
+        icon="send",
+        dialog={
+            "title": "Send a test to this destination",
+            "description": "It is sent within seconds, and says that nothing is wrong.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Send test",
+        },
+    )
+    def test(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            destination = self.present(request, object_id)
+            if not destination.active:
+                messages.error(request, f"Nothing is sent to {destination} while it is not active.")
+                return done(change_url(destination))
+            delivery = actions.test(tx, destination)
+            self.message_user(request, "The test is sent within seconds. Reload this page to see how it went.")
+        return done(change_url(delivery))
+
+    @action(
+        description="Rotate the secret",
+        permissions=["rotate"],
+        variant=ActionVariant.DANGER,
+        icon="key",
+        dialog={
+            "title": "Rotate the secret of this webhook",
+            "description": "The next page shows the new one. For 24 hours, messages have a signature of each of them.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Rotate secret",
+        },
+    )
+    def rotate(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        if in_dialog(request):
+            return confirmed()
+        with self.changing(request, form.cleaned_data["reason"]) as tx:
+            destination = self.present(request, object_id)
+            actions.rotate(tx, destination)
+            self.message_user(request, f"{destination} has another secret.", messages.SUCCESS)
+        destination.refresh_from_db()
+        return self._secret_page(request, destination)
+
+    @display(description="Project", ordering="project")
+    def whose(self, row: Destination) -> str:
+        return link_to(row.project) if row.project else "none, of the installation"
+
+    @display(description="Address")
+    def shown_address(self, row: Destination) -> str:
+        return row.address
+
+    @display(description="State", ordering="active")
+    def state(self, row: Destination) -> str:
+        return badge("active", "good") if row.active else badge("inactive")
+
+    @display(description="Last message")
+    def last_sent(self, row: Destination) -> str:
+        last = row.deliveries.first()
+        return format_html("{} {}", badge(last.state, STATES[last.state]), instant(last.created_at)) if last else "—"
+
+    @display(description="Messages")
+    def sent(self, row: Destination) -> str:
+        url = list_url(Delivery, f"?destination__id__exact={row.pk}")
+        return format_html('<a class="text-link" href="{}">What was sent</a>', url)
+
+    @display(description="Secret rotated")
+    def rotated(self, row: Destination) -> str:
+        return instant(row.rotated_at)
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
+    list_display = ["kind", "destination", "condition", "attempts", "last_result", "created"]
+    list_filter = [("state", ChoicesDropdownFilter), ("destination", RowFilter)]
+    list_select_related = ["destination"]
+    search_fields = ["message_id", "kind"]
+    fields = readonly_fields = [
+        *("kind", "to", "condition", "message_id", "created", "delivered", "next_one", "attempts_made", "body"),
+    ]
+    actions_detail = ["replay"]
+    project_path = "destination__project_id"
+    linked_filters = ("destination",)
+    ends_with_owner = True
+    roles = {"view": EDITOR, "add": None, "change": EDITOR, "delete": None}
+    empty = ("Each message to a destination appears here, with every attempt to send it.", "")
+
+    def has_replay_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return self.allows(request, "change", object_id)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        return super().get_queryset(request).select_related("destination__project")
+
+    @action(
+        description="Send again",
+        permissions=["replay"],
+        icon="replay",
+        dialog={
+            "title": "Send this message again",
+            "description": "It has the same id and body, so a receiver knows that it is a repetition.",
+            "form_class": ReasonDialog,
+            "form_submit_text": "Send again",
+        },
+    )
+    def replay(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+        delivery = self.get_queryset(request).get(pk=self.key_of(object_id))
+        try:
+            with self.changing(request, form.cleaned_data["reason"]) as tx:
+                actions.replay(tx, delivery)
+                self.message_user(request, "The message is sent again within seconds.")
+        except ValidationError:
+            messages.error(request, f"Nothing is sent to {delivery.destination} while it is not active.")
+        return done(change_url(delivery))
+
+    @display(description="Destination")
+    def to(self, row: Delivery) -> str:
+        return link_to(row.destination)
+
+    @display(description="State", ordering="state")
+    def condition(self, row: Delivery) -> str:
+        return badge(row.state, STATES[row.state])
+
+    @display(description="Last attempt")
+    def last_result(self, row: Delivery) -> str:
+        return row.result or "—"
+
+    @display(description="Created", ordering="created_at")
+    def created(self, row: Delivery) -> str:
+        return instant(row.created_at)
+
+    @display(description="Delivered")
+    def delivered(self, row: Delivery) -> str:
+        return instant(row.delivered_at)
+
+    @display(description="Next attempt")
+    def next_one(self, row: Delivery) -> str:
+        if row.state != PENDING:
+            return "none"
+        return instant(row.next_at) if row.destination.active else "when the destination is active again"
+
+    @display(description="Attempts")
+    def attempts_made(self, row: Delivery) -> str:
+        rows = [(_exactly(one["at"]), f"{one['ms']} ms", one["result"]) for one in reversed(row.log)]
+        return table(("When", "Took", "Result"), rows) if rows else "none yet"
+
+
+def _exactly(text: str) -> str:
+    """Return the time of an attempt as every page writes it."""
+    return at(datetime.fromisoformat(text), "second")

@@ -1,3 +1,0 @@
-from tests.controlplane.preview.conftest import sent
-
-__all__ = ["sent"]

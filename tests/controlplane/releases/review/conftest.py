@@ -1,0 +1,3 @@
+from tests.controlplane.traffic.callers.conftest import sent
+
+__all__ = ["sent"]
