@@ -29,7 +29,6 @@ from enforcement.decorator import (
     R,
     check_declared,
 )
-from enforcement.driving import reply_through, run_awaited, run_awaited_within, run_through
 from enforcement.engine.token_lookup import Found
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
@@ -40,6 +39,7 @@ from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
 from enforcement.reservations.aio_admitting import Admission, AwaitedAdmitting
+from enforcement.run_steps import reply_through, run_awaited, run_awaited_within, run_through
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.store.connector import AwaitedPipe

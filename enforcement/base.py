@@ -11,7 +11,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
-from enforcement.driving import run
 from enforcement.engine.asking import Asker
 from enforcement.engine.engine import Engine
 from enforcement.failover.health import BACKGROUND_BUDGET
@@ -22,6 +21,7 @@ from enforcement.model.matching import Attributes
 from enforcement.plan.binding import BoundLimit, Limits
 from enforcement.plan.commands import Steps
 from enforcement.plan.decision import Decision
+from enforcement.run_steps import run
 from enforcement.settings import DEFAULT_LOOKUP, DEFAULT_TIMEOUT, DEFAULT_URL, Settings, folder_of, named_as, variables
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.published import DerivedPlans
@@ -226,7 +226,7 @@ class BaseLimiter:
         Report in the next heartbeats that this process refuses requests under a limit, because it cannot enforce it.
 
         Args:
-            reason: A key of :data:`~enforcement.control.instances.UNSUPPORTED_REASONS`.
+            reason: A key of :data:`~enforcement.store_calls.instances.UNSUPPORTED_REASONS`.
         """
         name = plan.subject[0], bound.policy_slug, bound.limit.name, reason
         self._engine.planner.unsupported.note(name, monotonic())

@@ -20,7 +20,6 @@ from enforcement.decorator import (
     R,
     check_declared,
 )
-from enforcement.driving import run, run_within
 from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
@@ -30,6 +29,7 @@ from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
 from enforcement.reservations.admitting import Admission, Admitting
+from enforcement.run_steps import run, run_within
 from enforcement.settings import Settings
 from enforcement.state.live_plan import LivePlan
 from enforcement.store.errors import StoreError

@@ -21,8 +21,6 @@ from enforcement.cli.commands import explain_remotely
 from enforcement.cli.explain_decision import explain_decision
 from enforcement.cli.options import add_store, names_of, new_parser, settings_of
 from enforcement.cli.remote.account import is_logged_in
-from enforcement.control.emergency import last_end
-from enforcement.control.inspection import LiveCounter, live_counters
 from enforcement.doctor.endpoint import shown
 from enforcement.model.documents import ProjectDocument, TokenDocument
 from enforcement.model.instants import from_us, time_reply_us
@@ -33,6 +31,8 @@ from enforcement.plan.rules import Subject
 from enforcement.settings import named_as
 from enforcement.state.published import PublishedState, Snapshot
 from enforcement.store.client import connect
+from enforcement.store_calls.emergency import last_end
+from enforcement.store_calls.inspection import LiveCounter, live_counters
 
 PASSES, REFUSED, UNREADABLE = 0, 1, 2
 PATIENCE_SECONDS: Final = 5.0

@@ -12,15 +12,15 @@ from typing import Any, Final, cast
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.control.health import BEHIND, UNMETERED, InstanceReport, Judgement, judge
-from enforcement.control.instances import HEARTBEAT_LIFETIME_MS
-from enforcement.control.reservations import count_reservations
 from enforcement.doctor.findings import Finding, pairs
 from enforcement.lua import LIBRARY_NAME, library_source
 from enforcement.model.calendars import is_host_zone
 from enforcement.model.documents import InvalidDocument, loads, parse_intakes, parse_policy
 from enforcement.model.keys import GLOBAL_TAG, Keys
 from enforcement.store.client import load_library
+from enforcement.store_calls.health import BEHIND, UNMETERED, InstanceReport, Judgement, judge
+from enforcement.store_calls.instances import HEARTBEAT_LIFETIME_MS
+from enforcement.store_calls.reservations import count_reservations
 from enforcement.usage.shards import MAX_SHARDS
 
 MOST_SHOWN: Final = 20

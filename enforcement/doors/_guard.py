@@ -8,8 +8,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from enforcement.base import BaseLimiter
 from enforcement.http.addresses import TrustedProxies
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import check_anonymous, check_preset
-from enforcement.http.usage import USAGE_PATH
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.checks import check_switch
 from enforcement.plan.costs import Costs

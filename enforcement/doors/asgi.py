@@ -30,6 +30,7 @@ from enforcement.http.asgi import (
     only_value,
     token_of,
 )
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import (
     PlainResponse,
     Refusal,
@@ -40,7 +41,6 @@ from enforcement.http.messages import (
     shows,
     without_token,
 )
-from enforcement.http.usage import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.headers import draft_lines

@@ -42,8 +42,8 @@ from enforcement.doors._in_code import (
 )
 from enforcement.doors._options import Options, read_options
 from enforcement.doors._sync_visit import DjangoVisit, in_thread
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import PlainResponse, Refusal
-from enforcement.http.usage import USAGE_PATH
 from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied

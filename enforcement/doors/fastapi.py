@@ -34,8 +34,8 @@ from enforcement.doors._in_code import LIMITED, Group, Pairs, as_call, beside, g
 from enforcement.doors._openapi import describe_denials
 from enforcement.doors._starlette import Gate, StarletteVisit, served_route, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import check_anonymous, check_preset
-from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
 

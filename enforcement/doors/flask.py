@@ -45,8 +45,8 @@ from enforcement.doors._in_code import (
 )
 from enforcement.doors._options import NAMES, Options, read_options
 from enforcement.doors._sync_visit import SyncBody, SyncVisit, usual_token
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes, without_token
-from enforcement.http.usage import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Limiter
 from enforcement.plan.costs import Costs, check_costs

@@ -43,12 +43,12 @@ from enforcement.http.messages import (
     without_token,
 )
 from enforcement.logs import RateLimitedLogger
+from enforcement.metering.amounts import Usage
 from enforcement.metering.bound import field_rates
 from enforcement.metering.opening import Opening
 from enforcement.metering.reported import read_report
 from enforcement.metering.request import FURTHER_MODELS, MeteredRequest, Unmetered, read_request
 from enforcement.metering.settlement import MeteredReservation, Settlement
-from enforcement.metering.usage import Usage
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.error_shapes import retry_fields
 

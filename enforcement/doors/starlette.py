@@ -33,8 +33,8 @@ from enforcement.decorator import Declared, chosen
 from enforcement.doors._in_code import EXEMPT, LIMITED, Group, beside, groups_of, name_at, name_of, note_wrapped
 from enforcement.doors._starlette import MOUNTED, Gate, place_of, token_of, usage, visit_of
 from enforcement.http.addresses import TrustedProxies
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import check_anonymous, check_preset
-from enforcement.http.usage import USAGE_PATH
 from enforcement.plan.costs import Costs, check_costs
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from enforcement.doors._guard import DECISION, Guard
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import (
     TOKEN_FIELDS,
     Header,
@@ -26,7 +27,6 @@ from enforcement.http.messages import (
     without_token,
 )
 from enforcement.http.progress import Progress
-from enforcement.http.usage import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer
 from enforcement.limiter import Admission, Limiter
 from enforcement.plan.decision import Decision, Denied

@@ -36,7 +36,7 @@ from enforcement.store.base_client import StoreClient
 from enforcement.store.breaker import jittered
 from enforcement.store.client import STORE_ERRORS, cause_of, is_refusal, reported
 from enforcement.store.duty_failures import DutyFailures
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.counts import UsageLog
 
 if TYPE_CHECKING:
     from enforcement.engine.prices import PriceLoader

@@ -34,7 +34,7 @@ from enforcement.state.parts import MARKS
 from enforcement.state.planner import Planner
 from enforcement.store import resp
 from enforcement.store.resp import numbers
-from enforcement.usage.usage import states_of
+from enforcement.usage.counts import states_of
 
 TOKEN_TRUST_SECONDS: Final = 600.0
 """How long tokens are accepted while the store cannot confirm the documents. One may have been revoked meanwhile."""

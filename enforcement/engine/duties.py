@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from enforcement.control.instances import SET_BACK
 from enforcement.engine.change_log import ChangeLogReader, LogChange
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
@@ -23,10 +22,11 @@ from enforcement.model.keys import GLOBAL_TAG, Keys
 from enforcement.state.disk import HostClock, restore, save, save_confirmation, unconfirmed_seconds
 from enforcement.state.published import PublishedState, name_of
 from enforcement.store.base_client import StoreClient
+from enforcement.store_calls.instances import SET_BACK
 from enforcement.usage.batch import OutgoingBatch
+from enforcement.usage.counts import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, MAX_WAITING_ROWS, UsageLog
 from enforcement.usage.intakes import by_project, denials_by_project, id_in_intake
 from enforcement.usage.shards import read_shards
-from enforcement.usage.usage import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, MAX_WAITING_ROWS, UsageLog
 
 MAX_STREAM_LENGTH: Final = 100_000
 MAX_DENIALS_LENGTH: Final = 10_000

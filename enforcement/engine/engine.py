@@ -34,7 +34,7 @@ from enforcement.state.published import PublishedState
 from enforcement.state.reservation import HeldReservation
 from enforcement.stats import DecisionCount, Stats
 from enforcement.store.connector import StoreConnector, connector_of
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.counts import UsageLog
 from enforcement.waiting.queues import queues_of
 
 if TYPE_CHECKING:

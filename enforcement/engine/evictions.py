@@ -7,10 +7,10 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import InvalidResponse, NoPermissionError
 
-from enforcement.control.instances import EVICTING
 from enforcement.engine.store_clock import StoreClock
 from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.store.base_client import StoreClient
+from enforcement.store_calls.instances import EVICTING
 
 EVICTION_SECONDS: Final = 5.0
 """How often a server is asked."""

@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from enforcement.control.instances import HEARTBEAT_LIFETIME_MS
 from enforcement.engine.store_clock import StoreClock
 from enforcement.lua import function
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import call_function
-from enforcement.usage.usage import UsageLog
+from enforcement.store_calls.instances import HEARTBEAT_LIFETIME_MS
+from enforcement.usage.counts import UsageLog
 
 FLEET_SECONDS: Final = 600.0
 

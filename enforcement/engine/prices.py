@@ -16,7 +16,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from enforcement.control.instances import BAD_PRICES
 from enforcement.engine.store_warnings import StoreWarnings
 from enforcement.failover.private_file import read, write
 from enforcement.metering.price_documents import parse_prices
@@ -25,6 +24,7 @@ from enforcement.model.documents import InvalidDocument
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.store.base_client import StoreClient
+from enforcement.store_calls.instances import BAD_PRICES
 
 FIRST_WAIT_SECONDS: Final = 1.0
 """How long the requests that come before the prices wait for them, all together."""

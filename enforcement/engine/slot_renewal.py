@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Final
 
-from enforcement.driving import run
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import marker_beside, together
 from enforcement.plan import commands
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Correction, Steps
 from enforcement.plan.reply import read_corrected
+from enforcement.run_steps import run
 from enforcement.state.reservation import HeldReservation
 from enforcement.store import resp
 from enforcement.store.connector import Pipe

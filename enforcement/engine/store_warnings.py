@@ -26,7 +26,7 @@ class StoreWarnings:
 
     @property
     def problems(self) -> list[str]:
-        """The names of the present problems, sorted. See :mod:`enforcement.control.instances`."""
+        """The names of the present problems, sorted. See :mod:`enforcement.store_calls.instances`."""
         return sorted(self._texts)
 
     def begin(self, problem: str, text: str) -> None:

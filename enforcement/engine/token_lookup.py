@@ -15,12 +15,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.driving import run, run_awaited
 from enforcement.failover.health import Health
 from enforcement.model.documents import StateName
 from enforcement.model.keys import Keys
 from enforcement.model.matching import Attributes
 from enforcement.plan.decision import Decision
+from enforcement.run_steps import run, run_awaited
 from enforcement.state.arrivals import Arrival
 from enforcement.state.denial_cache import Denials
 from enforcement.state.live_plan import LivePlan

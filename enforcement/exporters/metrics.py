@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from enforcement.control.instances import STATES
 from enforcement.stats import Stats
+from enforcement.store_calls.instances import STATES
 
 Labels = dict[str, str]
 Values = Iterable[tuple[Labels, float]]

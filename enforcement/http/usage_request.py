@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from enforcement.http.limits_page import as_page, check_method, unreadable, usage_page
 from enforcement.http.messages import PlainResponse, Refusal, denial, without_token
 from enforcement.http.own_limits import OwnLimits
-from enforcement.http.usage import as_page, check_method, unreadable, usage_page
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.commands import Steps

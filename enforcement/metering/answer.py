@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.formats.anthropic import MessagesAnswer
 from enforcement.metering.formats.bedrock import ConverseAnswer, InvokeAnswer
 from enforcement.metering.formats.cohere import CohereAnswer
@@ -23,7 +24,6 @@ from enforcement.metering.streams.events import ArrayReader
 from enforcement.metering.streams.frames import FrameReader
 from enforcement.metering.streams.lines import BodyReader, LinesReader
 from enforcement.metering.streams.meter import EventMeter, MessageMeter, StreamMeter
-from enforcement.metering.usage import Usage
 
 MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of the longest answer that is one JSON body and is read."""

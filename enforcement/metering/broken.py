@@ -13,12 +13,12 @@ from itertools import islice
 from typing import Final
 
 from enforcement.logs import RateLimitedLogger
+from enforcement.metering.amounts import count_of, input_of
 from enforcement.metering.opening import WITH_PARTS, Opening
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS
 from enforcement.metering.refusals import OTHER
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import Settlement
-from enforcement.metering.usage import count_of, input_of
 from enforcement.model.instants import SECOND_US
 
 MAX_PAIRS: Final = 200

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from enforcement.metering.amounts import count_of, input_of
 from enforcement.metering.estimated import Estimate
 from enforcement.metering.prices import DENIED, Price, Prices, Quote, TokenCounts
-from enforcement.metering.usage import count_of, input_of
 from enforcement.model.limits import Limit
 from enforcement.model.metered import DENY, FULL_WEIGHT, METERED_UNITS, MONEY, TOKEN_UNITS, cost_name
 from enforcement.model.sizes import MAX_NUMBER
@@ -34,7 +34,7 @@ class Counts(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Always true, see :class:`~enforcement.metering.usage.TokenCounts`."""
+        """Always true, see :class:`~enforcement.metering.amounts.TokenCounts`."""
         return True
 
 

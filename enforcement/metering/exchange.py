@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from enforcement.metering.amounts import DetailedUsage, Usage
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.charges import answered_by
 from enforcement.metering.opening import Opening
@@ -13,7 +14,6 @@ from enforcement.metering.reasoning import Reasoners
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
 from enforcement.metering.streams.encodings import READ_ALWAYS
-from enforcement.metering.usage import DetailedUsage, Usage
 
 NOTHING_USED: Final = Usage()
 # The provider goes on after its answer, or has sent a part of it only (RFC 9110, 15.3.3 and 15.3.7).

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
+from enforcement.metering.amounts import USES
 from enforcement.metering.prices import NO_FACTORS, Price, Prices
 from enforcement.metering.rates import OPTIONAL_RATES, Rates
 from enforcement.metering.typical import NONE_LEARNED, Learned, Numbers
-from enforcement.metering.usage import USES
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.documents import SCHEMA, DocumentReader, InvalidDocument
 from enforcement.model.instants import from_us, to_us

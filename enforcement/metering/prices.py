@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Final, NamedTuple
 
+from enforcement.metering.amounts import DetailedUsage, UsageStep, input_of
+from enforcement.metering.amounts import TokenCounts as TokenCounts
 from enforcement.metering.rates import Rates as Rates
 from enforcement.metering.typical import NONE_LEARNED, Learned
-from enforcement.metering.usage import DetailedUsage, UsageStep, input_of
-from enforcement.metering.usage import TokenCounts as TokenCounts
 from enforcement.model.metered import CHARGE_AS, COUNT_ONLY, FrozenMapping
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
 

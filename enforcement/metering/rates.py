@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from enforcement.metering.usage import FURTHER, TokenCounts
+from enforcement.metering.amounts import FURTHER, TokenCounts
 
 HOUR: Final = "cache_write_1h"
 HOUR_BY_INPUT: Final = 2
@@ -20,7 +20,7 @@ class Rates(NamedTuple):
     Micros per million tokens of each usage class.
 
     None: the class has no price of its own. It then costs what the dearest class of its side does, or what
-    :attr:`~enforcement.metering.usage.UsageClass.costs_as` says.
+    :attr:`~enforcement.metering.amounts.UsageClass.costs_as` says.
     """
 
     input: int

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.answer import FORMATS, reader_of
 from enforcement.metering.estimated import text_tokens
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.reasoning import is_reasoning_model
-from enforcement.metering.usage import Usage
 
 _OBJECTS: Final = {
     "chat.completion": "openai-chat",

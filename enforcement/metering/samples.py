@@ -11,10 +11,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
+from enforcement.metering.amounts import TokenCounts
 from enforcement.metering.estimated import Estimate
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.typical import shipped_numbers, shipped_tokens, tool_kind
-from enforcement.metering.usage import TokenCounts
 
 MAX_ROWS: Final = 2_000
 MAX_SUM: Final = 2**50

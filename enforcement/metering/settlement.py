@@ -14,12 +14,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, NamedTuple, Self
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.charges import NO_TOKENS, ChargeTerms, Costs, Counts
 from enforcement.metering.estimate import Estimate
 from enforcement.metering.opening import Opening
 from enforcement.metering.prices import Price, TokenCounts
 from enforcement.metering.request import MeteredRequest
-from enforcement.metering.usage import Usage
 from enforcement.model.instants import DAY_SECONDS, SECOND_US
 from enforcement.model.limits import Limit
 from enforcement.model.metered import METERED_UNITS

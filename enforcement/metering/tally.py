@@ -13,6 +13,7 @@ from itertools import islice
 from operator import add
 from typing import Final, NamedTuple
 
+from enforcement.metering.amounts import CLASSES, TokenCounts, count_of, input_of
 from enforcement.metering.broken import BrokenBounds
 from enforcement.metering.charges import micros_of
 from enforcement.metering.opening import Opening
@@ -21,7 +22,6 @@ from enforcement.metering.refusals import FieldRefusals
 from enforcement.metering.request import MeteredRequest
 from enforcement.metering.samples import FeatureSums
 from enforcement.metering.settlement import DRAINED, EXACT, Settlement
-from enforcement.metering.usage import CLASSES, TokenCounts, count_of, input_of
 
 UNMETERED: Final = "unmetered"
 """How a request was settled that no meter can read."""

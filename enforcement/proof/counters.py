@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from redis import Redis
 
-from enforcement.control.inspection import look
 from enforcement.plan.binding import BoundLimit
 from enforcement.proof.evidence import CounterReading, can_be_proved
 from enforcement.proof.history import LedgerCounter
 from enforcement.store.client import connect
+from enforcement.store_calls.inspection import look
 
 
 def read_counters(url: str, counters: Iterable[LedgerCounter]) -> list[CounterReading]:

@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from enforcement.driving import run_within
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
@@ -15,6 +14,7 @@ from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
+from enforcement.run_steps import run_within
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import HeldReservation, new_ident
 from enforcement.store.connector import Pipe

@@ -9,7 +9,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enforcement.async_tasks import begun, seen_through
-from enforcement.driving import Unwaited, reply_through, run_through
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
@@ -17,6 +16,7 @@ from enforcement.plan.commands import Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
+from enforcement.run_steps import Unwaited, reply_through, run_through
 from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import HeldReservation, new_ident
 from enforcement.store.connector import AwaitedPipe

@@ -33,7 +33,7 @@ from enforcement.state.live_plan import LivePlan
 from enforcement.state.reservation import HeldReservation, new_ident
 from enforcement.store import resp
 from enforcement.store.errors import StoreError
-from enforcement.usage.usage import TokenUsage
+from enforcement.usage.counts import TokenUsage
 
 PROLONGED_SECONDS: Final = 60.0
 """How long a reservation outlives the process that prolongs it."""

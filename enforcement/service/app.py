@@ -21,14 +21,14 @@ from typing import Final, Protocol
 from enforcement.aio import Limiter
 from enforcement.exporters.text import CONTENT_TYPE, exposition
 from enforcement.http.asgi import App, Receive, Scope, Send, comes_from, encoded, header_of
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.messages import DENIAL_FIELD, PlainResponse, error_answer
-from enforcement.http.usage import USAGE_PATH
 from enforcement.service import ext_authz, rls
 from enforcement.service.forward_auth import ForwardAuth
 from enforcement.service.grpc import UNIMPLEMENTED, MessageReader, UnaryCall, end, is_call
 from enforcement.service.judge import Judge
+from enforcement.service.limits_page import UsagePage
 from enforcement.service.settings import ServiceSettings, limiter_settings
-from enforcement.service.usage import UsagePage
 
 logger = logging.getLogger("sluicegate.service")
 

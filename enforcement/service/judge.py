@@ -8,7 +8,6 @@ from typing import Final
 
 from enforcement.aio import Limiter
 from enforcement.async_tasks import seen_through
-from enforcement.control.instances import UNSUPPORTED_REASONS, reasons_against
 from enforcement.http.messages import Refusal, without_token
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.checks import shown as quoted
@@ -18,6 +17,7 @@ from enforcement.model.tokens import Anonymous
 from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.state.live_plan import LivePlan
+from enforcement.store_calls.instances import UNSUPPORTED_REASONS, reasons_against
 
 logger = logging.getLogger("sluicegate.service")
 

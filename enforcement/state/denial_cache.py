@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from enforcement.plan.costs import own_costs
 from enforcement.plan.decision import Decision
 from enforcement.state.counts import Cell, DecisionCounts
+from enforcement.usage.counts import State, states_of
 from enforcement.usage.denial_sample import DenialSample
-from enforcement.usage.usage import State, states_of
 
 if TYPE_CHECKING:
     from enforcement.plan.costs import Costs

@@ -15,7 +15,7 @@ from enforcement.plan.costs import Costs, check_costs, check_units
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
-from enforcement.usage.usage import TokenUsage
+from enforcement.usage.counts import TokenUsage
 
 
 class HiddenLimit(NamedTuple):

@@ -20,8 +20,6 @@ from itertools import chain
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.control.emergency import Values, is_in_force, last_end
-from enforcement.control.instances import GLOBAL
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.documents import TokenDocument
 from enforcement.model.keys import Keys
@@ -45,7 +43,9 @@ from enforcement.state.recent_limits import RecentLimits
 from enforcement.state.token_cache import AnonymousEntry, TokenEntry
 from enforcement.state.token_plans import SuspendingPlans, TokenPlans
 from enforcement.state.unmetered import UnmeteredLimits
-from enforcement.usage.usage import UsageLog
+from enforcement.store_calls.emergency import Values, is_in_force, last_end
+from enforcement.store_calls.instances import GLOBAL
+from enforcement.usage.counts import UsageLog
 
 MAX_PLANS: Final = 10_000
 

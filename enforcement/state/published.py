@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from enforcement.control.emergency import NO_EMERGENCY, Emergency, parse_emergency
 from enforcement.model.checks import is_integer, shown
 from enforcement.model.documents import (
     SCHEMA,
@@ -33,6 +32,7 @@ from enforcement.model.documents import (
 from enforcement.model.strict_json import InvalidJSON, dumps, loads_canonical
 from enforcement.state.arrivals import Arrivals
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
+from enforcement.store_calls.emergency import NO_EMERGENCY, Emergency, parse_emergency
 
 MAX_DERIVED: Final = 2_000
 MAX_MESSAGE_KEPT: Final = 1_024

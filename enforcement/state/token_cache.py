@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from enforcement.model.documents import InvalidDocument, TokenDocument, parse_token
-from enforcement.usage.usage import TokenUsage
+from enforcement.usage.counts import TokenUsage
 
 MAX_TOKENS: Final = 10_000
 MAX_UNKNOWN: Final = 10_000

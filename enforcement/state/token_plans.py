@@ -8,7 +8,6 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.control.emergency import Values
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.matching import Attributes
 from enforcement.model.metered import Metering
@@ -19,7 +18,8 @@ from enforcement.plan.rules import Rule
 from enforcement.state.live_plan import HiddenLimit, LivePlan
 from enforcement.state.parts import LeaseMaker
 from enforcement.state.plan_cache import PlanCache
-from enforcement.usage.usage import TokenUsage
+from enforcement.store_calls.emergency import Values
+from enforcement.usage.counts import TokenUsage
 
 _MAX_VALUE_IN_NAME: Final = 64
 _serials = count()

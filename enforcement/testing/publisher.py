@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from enforcement.base import BaseLimiter
-from enforcement.control.publication import Document, Publication, publish_call, refused_by, tags_of
 from enforcement.metering.price_documents import parse_prices
 from enforcement.model.documents import SCHEMA
 from enforcement.model.instants import to_us
@@ -20,6 +19,7 @@ from enforcement.model.partitions import DEFAULT_CAP
 from enforcement.model.strict_json import dumps
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import connect, load_library
+from enforcement.store_calls.publication import Document, Publication, publish_call, refused_by, tags_of
 
 FOLLOW_SECONDS: Final = 5.0
 PRICES_SECONDS: Final = 1.0
@@ -204,7 +204,7 @@ class Published:
         Args:
             documents: By field of the hash of documents. None removes a document.
             tokens: By secret. None removes a token.
-            resets, more: As in :class:`~enforcement.control.publication.Publication`.
+            resets, more: As in :class:`~enforcement.store_calls.publication.Publication`.
         Raises:
             AssertionError: The store has a later revision, or a follower does not use the new one in time.
         """

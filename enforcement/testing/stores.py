@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from enforcement.base import BaseLimiter
-from enforcement.control.instances import DEGRADED
 from enforcement.embedded import ValkeyServer
 from enforcement.store.client import connect, load_library
+from enforcement.store_calls.instances import DEGRADED
 
 RETURN_SECONDS: Final = 10.0
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from redis import Redis
 
-from enforcement.control.publication import Publication, publish_call
 from enforcement.model.keys import Keys
 from enforcement.model.strict_json import dumps
 from enforcement.store.client import load_library
+from enforcement.store_calls.publication import Publication, publish_call
 
 DIGEST = "a" * 64
 KEYS = Keys()

@@ -176,10 +176,10 @@ def _memory(everything: str, alone: str, used: list[str]) -> Iterator[str]:
 
     from controlplane.core import store
     from controlplane.releases.publishing import compile
-    from enforcement.control.publication import Publication, publish_call, tags_of
     from enforcement.model.keys import WHOLE
     from enforcement.model.tokens import digest
     from enforcement.store.client import call_function, connect
+    from enforcement.store_calls.publication import Publication, publish_call, tags_of
 
     documents, rows = compile.all_documents(), compile.tokens(map(digest, used), timezone.now())
     publication = Publication(1, 1, "alone", documents, rows, full=True, replace_all=True)

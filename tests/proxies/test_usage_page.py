@@ -10,7 +10,7 @@ import httpx2
 
 from enforcement import Limit
 from enforcement.embedded import ValkeyServer, free_port
-from enforcement.http.usage import USAGE_PATH
+from enforcement.http.limits_page import USAGE_PATH
 from tests.enforcement.doors.conftest import bearer
 from tests.enforcement.service.running import gateway
 from tests.enforcement.world import eventually

@@ -12,9 +12,9 @@ from controlplane.core import store
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE, unprintable
 from controlplane.objects.projects.models import Project, Token, check_is_future, isoformat
-from enforcement.control.emergency import MAX_GLASS_SECONDS
 from enforcement.model.matching import is_attribute_name, may_exist
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
+from enforcement.store_calls.emergency import MAX_GLASS_SECONDS
 
 MAX_GLASS = timedelta(seconds=MAX_GLASS_SECONDS)
 # By how much the clock of a host may be ahead of the store's, so that its pages still say what enforcers do.

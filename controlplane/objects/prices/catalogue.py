@@ -12,7 +12,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from controlplane.objects.prices.models import CATALOGUE, RATES, ModelPrice
-from enforcement.metering.usage import FURTHER_NAMES
+from enforcement.metering.amounts import FURTHER_NAMES
 
 # Those whose requests can be metered, in the order in which they are asked for a model that several have.
 PROVIDERS = ("openai", "anthropic", "google", "aws", "cohere", "voyageai")

@@ -11,10 +11,10 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.text import PRINTABLE
+from enforcement.metering.amounts import FURTHER_NAMES, USES
 from enforcement.metering.broken import BEYOND
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS, MAX_GROUP_LENGTH, parse_price, parse_prices
 from enforcement.metering.tally import MAX_MODEL_LENGTH
-from enforcement.metering.usage import FURTHER_NAMES, USES
 from enforcement.model.documents import SCHEMA, InvalidDocument
 from enforcement.model.metered import PARTS
 from enforcement.model.sizes import MAX_PATTERN_LENGTH

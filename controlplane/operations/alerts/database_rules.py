@@ -20,8 +20,8 @@ from controlplane.traffic.fleet.models import Instance
 from controlplane.traffic.reports.models import MonthMetered
 from controlplane.traffic.reservations.models import ReservationCount
 from controlplane.traffic.usage.models import UsageRow
-from enforcement.control.health import UNMETERED, InstanceReport, Judgement, behind, judge
 from enforcement.metering.broken import MAX_PAIRS
+from enforcement.store_calls.health import UNMETERED, InstanceReport, Judgement, behind, judge
 
 # A share of fewer requests says little.
 LEAST_REQUESTS = 20

@@ -15,12 +15,12 @@ from controlplane.core.instants import microseconds
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.explain.live import Now
 from controlplane.releases.publishing import compile
-from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.keys import together
 from enforcement.model.sizes import MAX_LIMITS_PER_REQUEST
 from enforcement.plan.rules import Rule, Subject, rules_of
 from enforcement.store.client import with_library
+from enforcement.store_calls import inspection
 
 # The most commands of one page for the store. Each reads up to 64 counters of one hash tag.
 MOST_COMMANDS = 200

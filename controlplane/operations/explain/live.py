@@ -9,9 +9,9 @@ import redis
 
 from controlplane.core import store
 from controlplane.operations.explain.matches import YES, Matched
-from enforcement.control import inspection
 from enforcement.model.keys import together
 from enforcement.store.client import with_library
+from enforcement.store_calls import inspection
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.publishing import compile
 from controlplane.traffic.fleet.models import Instance
 from controlplane.traffic.usage import checkpoints
-from enforcement.control import inspection
 from enforcement.model import documents
 from enforcement.model.documents import Policy
 from enforcement.model.strict_json import dumps
 from enforcement.plan import rules
 from enforcement.store.client import STORE_ERRORS, with_library
+from enforcement.store_calls import inspection
 
 
 class Forgotten(LookupError):

@@ -17,13 +17,13 @@ from controlplane.operations.explain.emergencies import glass_at, suspended_labe
 from controlplane.operations.explain.live_counters import HolderDocuments, client
 from controlplane.releases.publishing.publisher import last_revision
 from controlplane.traffic.fleet.models import Instance
-from enforcement.control.inspection import look
+from enforcement.http.limits_page import usage_document
 from enforcement.http.own_limits import OwnLimit, OwnLimits, Reading, own_limits
-from enforcement.http.usage import usage_document
 from enforcement.model.keys import together
 from enforcement.model.lease_bounds import unused_max
 from enforcement.plan.rules import as_shadow, rules_of
 from enforcement.store.client import with_library
+from enforcement.store_calls.inspection import look
 
 COUNTED = ("used", "left", "reset_at", "reset_ms")
 

@@ -13,8 +13,8 @@ from controlplane.changes.audit.models import AuditEntry
 from controlplane.core import store
 from controlplane.releases.publishing import compile, kept
 from controlplane.releases.publishing.models import OutboxEntry, PublishedChange, Revision, Work
-from enforcement.control.publication import Publication
 from enforcement.model.documents import StateName, epoch_of
+from enforcement.store_calls.publication import Publication
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from controlplane.releases.publishing.models import OutboxEntry, Work
 from controlplane.releases.publishing.rebuild import Progress
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.usage import checkpoints
-from enforcement.control.publication import Publication, publish_call, publish_whole_call, refused_by, tags_of
 from enforcement.model.documents import MAX_EPOCH, with_epoch
 from enforcement.store.client import STORE_ERRORS, call_function
+from enforcement.store_calls.publication import Publication, publish_call, publish_whole_call, refused_by, tags_of
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from controlplane.core import store
 from controlplane.core.locks import prolong
 from controlplane.objects.projects.models import Token
 from controlplane.releases.publishing import compile
-from enforcement.control.publication import LOST, TAKEN, WRITTEN, write_tokens_call
 from enforcement.store.client import STORE_ERRORS, call_function
+from enforcement.store_calls.publication import LOST, TAKEN, WRITTEN, write_tokens_call
 
 # Tokens of a part, which is read from SQL at once.
 TOKENS_AT_ONCE = 1000

@@ -16,11 +16,11 @@ from controlplane.core.instants import microseconds
 from controlplane.traffic.fleet import outages
 from controlplane.traffic.fleet.fields import note, read_days
 from controlplane.traffic.fleet.models import HEARTBEAT_LIFETIME, Instance
-from enforcement.control.instances import PROBLEMS
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, loads
 from enforcement.model.instants import from_us
 from enforcement.store.client import STORE_ERRORS
+from enforcement.store_calls.instances import PROBLEMS
 
 logger = logging.getLogger(__name__)
 # They are read every two seconds, and one page reads them too.

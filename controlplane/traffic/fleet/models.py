@@ -4,9 +4,9 @@ from typing import Any
 
 from django.db import models
 
-from enforcement.control.health import InstanceReport
-from enforcement.control.instances import DEGRADED, HEARTBEAT_LIFETIME_MS, OK, STARTING
 from enforcement.model.documents import StateName, epoch_of
+from enforcement.store_calls.health import InstanceReport
+from enforcement.store_calls.instances import DEGRADED, HEARTBEAT_LIFETIME_MS, OK, STARTING
 
 HEARTBEAT_LIFETIME = timedelta(milliseconds=HEARTBEAT_LIFETIME_MS)
 

@@ -22,7 +22,6 @@ from controlplane.traffic.reservations.models import LOST, RELEASED, SETTLED, SE
 from controlplane.traffic.stream.batches import Row, SettledRow
 from controlplane.traffic.usage import rollup
 from controlplane.traffic.usage.drain import foreign_to
-from enforcement.control.reservations import OpenReservation, costs_of_usage, settle_reservation, was_marked
 from enforcement.metering.charges import Counts
 from enforcement.metering.settlement import ESTIMATED, EXACT, NOTHING
 from enforcement.metering.tally import COUNT_NAMES, MeteredCounts
@@ -32,6 +31,7 @@ from enforcement.plan.costs import check_costs
 from enforcement.plan.records import Conclusion, RecordedCharge, ReservationRecord
 from enforcement.store.client import STORE_ERRORS, with_library
 from enforcement.store.errors import StoreError
+from enforcement.store_calls.reservations import OpenReservation, costs_of_usage, settle_reservation, was_marked
 
 logger = logging.getLogger(__name__)
 

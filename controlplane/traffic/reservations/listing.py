@@ -12,16 +12,16 @@ from django.db.models import QuerySet
 from controlplane.core import store
 from controlplane.objects.projects.models import Project
 from controlplane.traffic.reservations.models import LOST, OPEN, SETTLING, UNSETTLED, Reservation, ReservationCount
-from enforcement.control.reservations import (
+from enforcement.model.keys import GLOBAL_TAG
+from enforcement.plan.records import MAX_RESERVATIONS, RecordKeys
+from enforcement.store.errors import StoreError
+from enforcement.store_calls.reservations import (
     MAX_LISTED,
     OpenReservation,
     count_reservations,
     each_reservation,
     find_reservation,
 )
-from enforcement.model.keys import GLOBAL_TAG
-from enforcement.plan.records import MAX_RESERVATIONS, RecordKeys
-from enforcement.store.errors import StoreError
 
 # How many a list reads from the store, in the search for those of its filter. SQL finds lost ones beyond that.
 MOST_READ = 5_000

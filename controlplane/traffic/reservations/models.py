@@ -6,11 +6,11 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.objects.projects.models import isoformat
-from enforcement.control.reservations import OpenReservation
 from enforcement.metering.tally import MAX_MODEL_LENGTH
 from enforcement.model.instants import from_us
 from enforcement.model.keys import GLOBAL_TAG
 from enforcement.plan.records import MAX_LIFE_SECONDS
+from enforcement.store_calls.reservations import OpenReservation
 
 OPEN, LOST, SETTLING, SETTLED, RELEASED = STATES = ("open", "lost", "settling", "settled", "released")
 UNSETTLED = (OPEN, LOST)

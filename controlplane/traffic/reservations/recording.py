@@ -28,19 +28,19 @@ from controlplane.traffic.reservations.models import (
     Reservation,
     ReservationCount,
 )
-from enforcement.control.reservations import (
-    ReservationCounts,
-    count_reservations,
-    lost_reservations,
-    present_reservations,
-    read_reservations,
-)
 from enforcement.metering.settlement import ESTIMATED
 from enforcement.model.instants import from_us
 from enforcement.model.keys import GLOBAL_TAG
 from enforcement.model.metered import USUAL_LOST_AFTER
 from enforcement.plan.records import ReservationRecord
 from enforcement.store.errors import StoreError
+from enforcement.store_calls.reservations import (
+    ReservationCounts,
+    count_reservations,
+    lost_reservations,
+    present_reservations,
+    read_reservations,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 Checkpoints of durable counters. They are copied from the store to SQL every few seconds, and restored if they are lost.
 
 A run may die at any place without a loss, because a counter stays in the store's set of changed counters until SQL has
-its present value. Two runs at the same time do no harm. The stamp (see `enforcement.control.checkpoints`) keeps a low
+its present value. Two runs at the same time do no harm. The stamp (see `store_calls.checkpoints`) keeps a low
 count from replacing a high one, because a counter that was lost and started again does not know the last checkpoint,
 and is raised to it.
 
@@ -31,16 +31,16 @@ from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.models import Project
 from controlplane.traffic.usage.counter_names import present_names
 from controlplane.traffic.usage.models import Checkpoint, CheckpointRun
-from enforcement.control import checkpoints as protocol
-from enforcement.control.checkpoints import CheckpointReading, StoredCheckpoint
-from enforcement.control.inspection import Reset
-from enforcement.control.publication import tags_of
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.keys import EARLIER_NAME_LENGTH, GLOBAL_TAG, NAME_LENGTH, WHOLE
 from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import STORE_ERRORS, with_library
 from enforcement.store.errors import trouble
+from enforcement.store_calls import checkpoints as protocol
+from enforcement.store_calls.checkpoints import CheckpointReading, StoredCheckpoint
+from enforcement.store_calls.inspection import Reset
+from enforcement.store_calls.publication import tags_of
 
 logger = logging.getLogger(__name__)
 # A run follows every few seconds, and an account of a project may spoil its keys before each.

@@ -7,8 +7,8 @@ from django.utils import timezone
 
 from controlplane.core.periods import PERIODS
 from controlplane.objects.prices.samples import EstimateSample as EstimateSample
-from enforcement.control.checkpoints import Carried, StoredCheckpoint
 from enforcement.metering.tally import MAX_MODEL_LENGTH
+from enforcement.store_calls.checkpoints import Carried, StoredCheckpoint
 
 
 class UsageBatch(models.Model):
@@ -205,7 +205,7 @@ class Checkpoint(models.Model):
     """
     The value of a durable counter when it was last read.
 
-    The fields are those of `enforcement.control.checkpoints.StoredCheckpoint`. The name of a counter is a digest, so
+    The fields are those of `store_calls.checkpoints.StoredCheckpoint`. The name of a counter is a digest, so
     only the documents of a policy show to whom it belongs.
     """
 

@@ -29,8 +29,8 @@ from controlplane.traffic.usage import checkpoints
 from controlplane.web.kit.site import badge, change_url, instant, link_to, list_url
 from controlplane.web.pages.emergency.banner import broken_glass
 from controlplane.web.pages.fleet import state_of
-from enforcement.control.health import BEHIND, UNMETERED, UNSUPPORTED, Judgement, judge
 from enforcement.store.client import STORE_ERRORS
+from enforcement.store_calls.health import BEHIND, UNMETERED, UNSUPPORTED, Judgement, judge
 
 TOP = 5
 INSTANCES_SHOWN = 12

@@ -29,9 +29,9 @@ from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.site import change_url, done
 from controlplane.web.kit.times import exact
-from enforcement.control.inspection import LiveCounter
 from enforcement.model.limit_fields import attribute
 from enforcement.store.client import STORE_ERRORS
+from enforcement.store_calls.inspection import LiveCounter
 
 # In per cent of a quota. Counters that have used as much come first.
 NEAR = 80

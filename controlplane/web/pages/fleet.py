@@ -13,7 +13,7 @@ from controlplane.releases.publishing import publisher
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import DEGRADED, OK, STARTING, Instance
 from controlplane.web.kit.site import ReadOnlyAdmin, badge, instant
-from enforcement.control.instances import PROBLEMS, UNSUPPORTED_REASONS
+from enforcement.store_calls.instances import PROBLEMS, UNSUPPORTED_REASONS
 
 STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 

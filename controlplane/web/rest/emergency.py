@@ -17,8 +17,8 @@ from controlplane.web.restkit.fields import InstantField, ReasonField, Reference
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, StrictSerializer
 from controlplane.web.restkit.views import ApiView, Listed, Retrieved
-from enforcement.control.emergency import MAX_GLASS_SECONDS
 from enforcement.model.sizes import MAX_ATTRIBUTE_LENGTH, MAX_ATTRIBUTE_NAME_LENGTH
+from enforcement.store_calls.emergency import MAX_GLASS_SECONDS
 
 SUSPENSION_ID = "sus_[0-9a-z]{1,36}"
 KINDS = ("token", "project", "value")

@@ -10,8 +10,8 @@ from controlplane.traffic.fleet.models import HEARTBEAT_LIFETIME, Instance
 from controlplane.web.restkit.fields import InstantField
 from controlplane.web.restkit.serializers import ListQuery
 from controlplane.web.restkit.views import ApiView, Listed
-from enforcement.control.instances import PROBLEMS, UNSUPPORTED_REASONS
 from enforcement.settings import ENFORCE, IN_CODE
+from enforcement.store_calls.instances import PROBLEMS, UNSUPPORTED_REASONS
 
 LIFETIME = f"{HEARTBEAT_LIFETIME.seconds} seconds"
 

@@ -20,6 +20,7 @@ from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery
 from controlplane.web.restkit.views import ApiView, Deleted, Listed, Retrieved, Updated
 from controlplane.web.restkit.writes.conditions import check_precondition
+from enforcement.metering.amounts import FURTHER_NAMES
 from enforcement.metering.price_documents import (
     MAX_ADDED_TOKENS,
     MAX_CAP,
@@ -29,7 +30,6 @@ from enforcement.metering.price_documents import (
     MAX_RATE,
     MAX_TIERS,
 )
-from enforcement.metering.usage import FURTHER_NAMES
 from enforcement.model.metered import MAX_PART_TOKENS
 from enforcement.model.sizes import MAX_NUMBER, MAX_PATTERN_LENGTH
 

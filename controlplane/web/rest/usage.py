@@ -37,9 +37,9 @@ from controlplane.web.restkit.serializers import ListQuery, QuerySerializer, Str
 from controlplane.web.restkit.views import ApiView, Listed
 from controlplane.web.restkit.writes.later import Later
 from controlplane.web.restkit.writes.queries import WriteQuery
-from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import ALGORITHMS, MODES
 from enforcement.store.client import STORE_ERRORS
+from enforcement.store_calls.inspection import LiveCounter
 
 # Parameters and the columns that must equal them.
 TEXTS = {"token": "token_id", "unit": "unit"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from enforcement.metering.amounts import Usage, UsageStep, total_of
 from enforcement.metering.formats.reading import (
     AnswerReader,
     Asked,
@@ -24,7 +25,6 @@ from enforcement.metering.formats.text import (
     objects_in,
     utf8_length,
 )
-from enforcement.metering.usage import Usage, UsageStep, total_of
 
 _COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")

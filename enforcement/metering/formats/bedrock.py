@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from enforcement.metering.amounts import MAX_COUNT, Usage
 from enforcement.metering.formats.anthropic import MessagesAnswer, ask_message
 from enforcement.metering.formats.cohere import CohereAnswer, ask_cohere_chat
 from enforcement.metering.formats.openai import ChatAnswer, ask_chat
@@ -27,7 +28,6 @@ from enforcement.metering.formats.text import (
     objects_in,
     utf8_length,
 )
-from enforcement.metering.usage import MAX_COUNT, Usage
 
 # The names of models for their own caps, which Converse may pass on to them, or not.
 _CAPS: Final = ("maxTokens", "max_new_tokens", "max_tokens", "max_completion_tokens", "max_gen_len")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.formats.openai import add_call
 from enforcement.metering.formats.reading import (
     AnswerReader,
@@ -14,7 +15,6 @@ from enforcement.metering.formats.reading import (
     usage_with,
 )
 from enforcement.metering.formats.text import as_list, as_object, length_within, objects_in, utf8_length
-from enforcement.metering.usage import Usage
 
 _OTHER_UNITS: Final = ("search_units", "classifications")
 _UNITS: Final = ("input_tokens", "output_tokens", "image_tokens")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.formats.anthropic import MessagesAnswer
 from enforcement.metering.formats.bedrock import ConverseAnswer
 from enforcement.metering.formats.cohere import CohereAnswer
@@ -11,7 +12,6 @@ from enforcement.metering.formats.gemini import GeminiAnswer
 from enforcement.metering.formats.openai import ChatAnswer
 from enforcement.metering.formats.reading import AnswerReader
 from enforcement.metering.formats.text import as_object
-from enforcement.metering.usage import Usage
 
 _REPORTS: Final = frozenset(("usage", "usageMetadata", "meta"))
 # The names of OpenAI's responses are those of messages.

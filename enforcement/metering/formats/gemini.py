@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.body import DUPLICATE_KEY
 from enforcement.metering.formats.reading import (
     AnswerReader,
@@ -28,7 +29,6 @@ from enforcement.metering.formats.text import (
     objects_of,
     utf8_length,
 )
-from enforcement.metering.usage import Usage
 from enforcement.model.checks import shown
 
 _COUNTS: Final = (

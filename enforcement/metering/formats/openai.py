@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from enforcement.metering.amounts import MAX_COUNT, Usage
 from enforcement.metering.formats.reading import (
     AnswerReader,
     Asked,
@@ -16,7 +17,6 @@ from enforcement.metering.formats.reading import (
     usage_with,
 )
 from enforcement.metering.formats.text import PROMPT_TOKENS, Content, as_list, as_object, objects_in, utf8_length
-from enforcement.metering.usage import MAX_COUNT, Usage
 
 # Fields by which some servers add to what the model reads: results of searches, and documents.
 _SEARCHES: Final = ("data_sources", "dataSources", "plugins", "search_parameters")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, ClassVar, Final
 
+from enforcement.metering.amounts import MAX_COUNT, Usage
 from enforcement.metering.formats.text import Content, as_object, model_name, objects_in
-from enforcement.metering.usage import MAX_COUNT, Usage
 
 MAX_CAP: Final = 2**31 - 1
 """Greatest cap on generated tokens that a request may ask for."""
@@ -209,9 +209,9 @@ class AnswerReader:
         counted_bytes: As many of them had come when the usage was reported.
         calls: Calls of the provider's tools that were seen, which it charges a fee for.
         hides_output: Reasoning was seen, of which the answer may show a part or a summary.
-        other_rates: See :class:`~enforcement.metering.usage.Usage`.
+        other_rates: See :class:`~enforcement.metering.amounts.Usage`.
         more: What the answer says beside its reports, by field of a
-            :class:`~enforcement.metering.usage.DetailedUsage`. Empty for most answers.
+            :class:`~enforcement.metering.amounts.DetailedUsage`. Empty for most answers.
         has_finished: The answer has said that it is complete.
         has_failed: An error has come in the place of the rest of the answer.
         answers: How many answers the request asks for.

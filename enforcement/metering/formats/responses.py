@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from enforcement.metering.amounts import UsageStep, total_of
 from enforcement.metering.formats.openai import add_call, usage_of
 from enforcement.metering.formats.reading import AnswerReader, Asked
 from enforcement.metering.formats.text import (
@@ -15,7 +16,6 @@ from enforcement.metering.formats.text import (
     objects_in,
     utf8_length,
 )
-from enforcement.metering.usage import UsageStep, total_of
 
 _LAST_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _UNDER_WAY: Final = ("queued", "in_progress")  # as the provider goes on in the background

@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from redis import Redis
 
-from enforcement.control.inspection import look
-from enforcement.control.reservations import OpenReservation, open_reservations
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
 from enforcement.proof.metering.clients import ClientOutcome
 from enforcement.proof.metering.documents import PROJECTS, Budgets, DocumentKind
 from enforcement.proof.metering.fleet import MeteringFleet
+from enforcement.store_calls.inspection import look
+from enforcement.store_calls.reservations import OpenReservation, open_reservations
 
 _RETURN_US: Final = 5_000_000
 """How long after an outage of the store a process may send what it could not send before."""

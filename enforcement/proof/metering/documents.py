@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from redis import Redis
 
-from enforcement.control.publication import Publication, publish_call, tags_of
 from enforcement.model.documents import SCHEMA
 from enforcement.model.keys import WHOLE, Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
 from enforcement.proof.metering.provider import IMAGE_TOKENS
 from enforcement.store.client import load_library
+from enforcement.store_calls.publication import Publication, publish_call, tags_of
 
 PROJECTS: Final = ("proj_1", "proj_2", "proj_3")
 PRICES: Final[Mapping[str, Any]] = {

@@ -8,9 +8,9 @@ import pytest
 
 from enforcement import Anonymous, Limit, Limiter
 from enforcement.cli import main
-from enforcement.control.acl import enforcer
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
+from enforcement.store_calls.acl import enforcer
 
 PER_HOUR = Limit(name="per-hour", quota=3, window_seconds=3_600)
 A_DAY = Limit(name="a-day", quota=500, calendar="day", unit="tokens")

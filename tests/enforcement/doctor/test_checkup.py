@@ -13,13 +13,13 @@ import pytest
 
 from enforcement import Limiter
 from enforcement.cli import main
-from enforcement.control.acl import ACCOUNTS, enforcer
 from enforcement.doctor import checkup, sharing, variables
 from enforcement.doctor import server as look_at_server
 from enforcement.embedded import ValkeyServer
 from enforcement.lua import library_source
 from enforcement.model.keys import Keys
 from enforcement.store.client import connect
+from enforcement.store_calls.acl import ACCOUNTS, enforcer
 from tests.earlier import library_of_0_2
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.topologies import execute

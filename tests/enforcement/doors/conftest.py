@@ -17,12 +17,12 @@ import redis
 import uvicorn
 
 from enforcement import Limiter
-from enforcement.control.publication import Publication, publish_call
 from enforcement.embedded import ValkeyServer
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import load_library
+from enforcement.store_calls.publication import Publication, publish_call
 from tests.enforcement.world import eventually
 
 Issue = Callable[..., str]

@@ -23,7 +23,7 @@ from enforcement import Limit, Limiter, aio
 from enforcement.doors import asgi, django, drf, fastapi, flask, proxy, starlette, wsgi
 from enforcement.doors.fastapi import admit, check, install
 from enforcement.embedded import ValkeyServer
-from enforcement.http.usage import USAGE_PATH
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.model.tokens import mint
 from enforcement.testing import Published, Store
 from tests.enforcement.doors.conftest import Serve, bearer

@@ -17,12 +17,12 @@ import pytest
 import redis
 
 from enforcement.aio import Limiter
-from enforcement.control.publication import Publication, publish_call
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.embedded import ValkeyServer
 from enforcement.model.keys import Keys
 from enforcement.model.limits import Limit
 from enforcement.model.tokens import digest, mint
+from enforcement.store_calls.publication import Publication, publish_call
 from tests.enforcement.doors.conftest import Issue, Serve, bearer, serving
 from tests.enforcement.world import eventually
 

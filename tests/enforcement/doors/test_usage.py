@@ -13,7 +13,7 @@ from enforcement import Limit
 from enforcement.doors import asgi, flask
 from enforcement.doors._options import read_options
 from enforcement.embedded import ValkeyServer
-from enforcement.http.usage import USAGE_PATH
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.model.matching import Match
 from enforcement.model.tokens import mint
 from enforcement.testing import Published, Store

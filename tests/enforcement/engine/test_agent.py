@@ -27,7 +27,7 @@ from enforcement.state.published import PublishedState
 from enforcement.state.token_cache import TokenEntry
 from enforcement.store.breaker import FAILURES_TO_OPEN
 from enforcement.store.client import STORE_ERRORS, connect
-from enforcement.usage.usage import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, UsageLog
+from enforcement.usage.counts import MAX_ROWS_PER_BATCH, MAX_UNDELIVERED, UsageLog
 from tests.enforcement.published import DIGEST, KEYS, policy, project, publish, publish_quota, state, token
 
 DEADLINE_SECONDS = 10.0
@@ -536,7 +536,7 @@ from enforcement.engine.heartbeat import Identity
 from enforcement.model.keys import Keys
 from enforcement.state.published import PublishedState
 from enforcement.store.client import connect
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.counts import UsageLog
 from tests.enforcement.engine.test_agent import Switch
 
 module.HEARTBEAT_SECONDS = 0.3

@@ -11,12 +11,12 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from enforcement import Limiter
-from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.engine import prices as loader
 from enforcement.metering.price_documents import parse_prices
 from enforcement.model.documents import InvalidDocument
 from enforcement.store.client import connect
+from enforcement.store_calls.acl import enforcer
 from enforcement.testing import Published
 from tests.enforcement.stalls import timed
 from tests.enforcement.world import eventually, fixed

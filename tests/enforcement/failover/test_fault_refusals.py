@@ -13,7 +13,6 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from enforcement import Limit, Limiter, aio
-from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.failover.probe import DecisionProbe
 from enforcement.model.keys import Keys
@@ -21,6 +20,7 @@ from enforcement.model.tokens import mint
 from enforcement.store import absence
 from enforcement.store.client import connect, load_library
 from enforcement.store.cluster.monitor import ClusterMonitor
+from enforcement.store_calls.acl import enforcer
 from tests.enforcement.stalls import Stalls
 from tests.enforcement.topologies import execute
 from tests.enforcement.world import World, eventually, fixed

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.control.acl import enforcer
 from enforcement.model.keys import Keys
 from enforcement.store.absence import Absence
 from enforcement.store.address import Address
 from enforcement.store.breaker import FAILURES_TO_OPEN, Breaker
 from enforcement.store.connection import SyncPipe
 from enforcement.store.resp import pack
+from enforcement.store_calls.acl import enforcer
 from tests.enforcement.world import World, eventually, fixed
 from tests.scale import scale
 

@@ -6,7 +6,10 @@ import threading
 import pytest
 
 from enforcement import Limiter, aio
-from enforcement.control.checkpoints import (
+from enforcement.engine import agent
+from enforcement.model.keys import WHOLE
+from enforcement.model.tokens import mint
+from enforcement.store_calls.checkpoints import (
     CheckpointReading,
     StoredCheckpoint,
     read_call,
@@ -14,9 +17,6 @@ from enforcement.control.checkpoints import (
     restore_calls,
     strike_call,
 )
-from enforcement.engine import agent
-from enforcement.model.keys import WHOLE
-from enforcement.model.tokens import mint
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 
 QUOTA = 100

@@ -7,11 +7,11 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.charges import ReservationDenial, terms_of, unmetered_terms
 from enforcement.metering.estimate import clamp, estimate_request
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.settlement import DrainBounds, MeteredReservation, Settlement
-from enforcement.metering.usage import Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import Metering
 from enforcement.model.sizes import MAX_NUMBER

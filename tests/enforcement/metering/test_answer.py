@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement import metering
+from enforcement.metering.amounts import Usage
 from enforcement.metering.answer import FORMATS, MAX_LINE, MIN_LIMIT, AnswerMeter
 from enforcement.metering.streams.encodings import ALL_ENCODINGS
-from enforcement.metering.usage import Usage
-from tests.enforcement.metering.test_usage_vectors import seen_by
+from tests.enforcement.metering.test_amounts_vectors import seen_by
 from tests.scale import scale
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.broken import BEYOND, MAX_PAIRS, MAX_RAISED, BrokenBounds
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.opening import RefusedOpening, open_request
@@ -11,7 +12,6 @@ from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.refusals import OTHER
 from enforcement.metering.request import read_request
 from enforcement.metering.settlement import Settlement
-from enforcement.metering.usage import Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import Metering
 

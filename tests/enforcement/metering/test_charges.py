@@ -3,11 +3,11 @@
 import pytest
 
 from enforcement import Limit, Limiter, aio
+from enforcement.metering.amounts import Usage
 from enforcement.metering.charges import terms_of
 from enforcement.metering.estimate import Estimate
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.settlement import MeteredReservation
-from enforcement.metering.usage import Usage
 from tests.enforcement.world import used_of
 
 PRICES = Prices(1, prices=(Price("dear", Rates(2_000_000, 10_000_000)),))

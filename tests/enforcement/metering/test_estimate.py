@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enforcement.metering.amounts import CLASSES, Usage
 from enforcement.metering.charges import Counts, ReservationDenial, terms_of, unmetered_terms, weighed
 from enforcement.metering.estimate import (
     DEFAULT_CAP,
@@ -18,7 +19,6 @@ from enforcement.metering.estimate import (
     strictest,
 )
 from enforcement.metering.prices import NO_PRICES, Price, Prices, Rates
-from enforcement.metering.usage import CLASSES, Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import TOKEN_UNITS, Metering
 from enforcement.model.sizes import MAX_NUMBER

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from enforcement.metering.amounts import CLASSES, Usage
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.charges import Counts
 from enforcement.metering.prices import Price, Rates
 from enforcement.metering.reported import StreamReport
-from enforcement.metering.usage import CLASSES, Usage
 
 CHAT = {"prompt_tokens": 5, "completion_tokens": 3}
 RESPONSE = {"input_tokens": 5, "output_tokens": 3}

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enforcement.metering.amounts import CLASSES, MAX_TOKENS, Usage
 from enforcement.metering.price_documents import MAX_PRICES_BYTES, parse_prices, prices_to_json
 from enforcement.metering.prices import MAX_CACHED, NO_PRICES, Price, Prices, Rates
 from enforcement.metering.typical import Learned, Numbers
-from enforcement.metering.usage import CLASSES, MAX_TOKENS, Usage
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.metered import FrozenMapping
 from enforcement.model.sizes import MAX_NUMBER

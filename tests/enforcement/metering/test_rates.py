@@ -2,9 +2,9 @@
 
 import pytest
 
+from enforcement.metering.amounts import DetailedUsage, Usage, UsageStep
 from enforcement.metering.charges import answered_by
 from enforcement.metering.prices import Price, Prices, Rates
-from enforcement.metering.usage import DetailedUsage, Usage, UsageStep
 from enforcement.model.metered import FrozenMapping
 
 M = 1_000_000

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from enforcement.metering.amounts import CLASSES, Usage, count_of
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.opening import Opening, open_request
 from enforcement.metering.prices import Prices
 from enforcement.metering.request import MeteredRequest, Unmetered, read_request
-from enforcement.metering.usage import CLASSES, Usage, count_of
 from enforcement.model.limits import Limit
 from enforcement.model.metered import Metering
 from tests.enforcement.metering.recorded_vectors import (

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enforcement.metering.amounts import CLASSES, Usage
 from enforcement.metering.charges import Counts, terms_of
 from enforcement.metering.estimate import Estimate
 from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.settlement import DrainBounds, MeteredReservation
-from enforcement.metering.usage import CLASSES, Usage
 from enforcement.model.limits import Limit
 from tests.enforcement.metering.fleet import Fleet, examples
 from tests.scale import scale

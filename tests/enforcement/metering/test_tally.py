@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from enforcement import aio
-from enforcement.control.reservations import open_reservations, settle_reservation
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.exporters.text import exposition
 from enforcement.metering import tally
 from enforcement.metering.samples import SAMPLE_COUNTS, SAMPLE_NAMES, SUMS
+from enforcement.store_calls.reservations import open_reservations, settle_reservation
 from tests.enforcement.doors.metered.budgets import HELLO, STREAM, TPM, USD, publish_metered, used
 from tests.enforcement.doors.metered.provider import Provider, Visit, ask, whole
 from tests.enforcement.world import PROJECT, eventually

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from enforcement.metering.amounts import Usage
 from enforcement.metering.charges import terms_of
 from enforcement.metering.estimate import Estimate
 from enforcement.metering.exchange import MeteredExchange
@@ -12,7 +13,6 @@ from enforcement.metering.prices import Price, Prices, Rates
 from enforcement.metering.reasoning import MAX_REASONERS, Reasoners
 from enforcement.metering.request import read_request
 from enforcement.metering.settlement import IN_BETWEEN, DrainBounds, MeteredReservation
-from enforcement.metering.usage import Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import Metering
 

@@ -9,11 +9,11 @@ import threading
 import pytest
 
 from enforcement import Denied, Limit, Limiter, StoreError, aio
-from enforcement.control.reservations import count_reservations
 from enforcement.model.keys import Keys
 from enforcement.model.tokens import mint
 from enforcement.plan.records import MAX_RESERVATIONS, RecordKeys, ReservationRecord
 from enforcement.settings import Settings
+from enforcement.store_calls.reservations import count_reservations
 from tests.enforcement.faults import FaultyPath
 from tests.enforcement.world import PROJECT, eventually, fixed
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from enforcement import Denied, Limiter, aio
-from enforcement.control.reservations import open_reservations
+from enforcement.store_calls.reservations import open_reservations
 from tests.enforcement.world import PROJECT, eventually, fixed
 
 TPM = fixed(100_000, name="tpm", unit="tokens", on_store_failure="deny")

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from enforcement import Denied, Limiter, StoreError, aio
-from enforcement.control.reservations import Amount, count_reservations, open_reservations, settle_reservation
 from enforcement.model.keys import Keys
 from enforcement.reservations import book
+from enforcement.store_calls.reservations import Amount, count_reservations, open_reservations, settle_reservation
 from tests.enforcement.clustered import spread
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pytest
 
 from enforcement import Limiter
-from enforcement.control.publication import Publication, publish_call
 from enforcement.embedded import ValkeyServer
 from enforcement.engine import agent
 from enforcement.model.tokens import digest, mint
 from enforcement.store.client import call_function, connect
+from enforcement.store_calls.publication import Publication, publish_call
 from tests.enforcement import published
 
 USED = 300

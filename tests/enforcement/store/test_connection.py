@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from enforcement import Limit, Limiter, aio
-from enforcement.driving import run_within
+from enforcement.run_steps import run_within
 from enforcement.store import connection
 from enforcement.store.address import Address, TimeToWait
 from enforcement.store.aio_connection import AsyncPipe, _Link

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from enforcement.control.acl import enforcer
 from enforcement.embedded import ValkeyServer
 from enforcement.engine.duties import UsageDelivery
 from enforcement.model.documents import parse_token
@@ -16,9 +15,10 @@ from enforcement.model.keys import Keys
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
 from enforcement.store.client import connect
+from enforcement.store_calls.acl import enforcer
 from enforcement.usage.batch import OutgoingBatch, as_json
+from enforcement.usage.counts import UsageLog
 from enforcement.usage.intakes import by_project, denials_by_project, id_in_intake
-from enforcement.usage.usage import UsageLog
 from tests.enforcement.published import token
 
 KEYS = Keys()

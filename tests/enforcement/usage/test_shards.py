@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from enforcement.control.acl import enforcer, password_rules
 from enforcement.embedded import ValkeyServer
 from enforcement.engine.duties import UsageDelivery
 from enforcement.metering.settlement import Settlement
@@ -20,9 +19,10 @@ from enforcement.model.keys import Keys
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
 from enforcement.store.client import connect
+from enforcement.store_calls.acl import enforcer, password_rules
 from enforcement.usage.batch import OutgoingBatch
+from enforcement.usage.counts import MAX_ROWS_PER_BATCH, UsageLog
 from enforcement.usage.shards import MAX_SHARDS, MIN_ROWS_A_SHARD, read_shards
-from enforcement.usage.usage import MAX_ROWS_PER_BATCH, UsageLog
 from tests.enforcement.published import token
 
 KEYS = Keys()

@@ -10,7 +10,7 @@ from enforcement.model.documents import parse_token
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
 from enforcement.usage.batch import OutgoingBatch
-from enforcement.usage.usage import TokenUsage, UsageLog
+from enforcement.usage.counts import TokenUsage, UsageLog
 from tests.enforcement.published import token
 
 MINUTE = 29_000_000

@@ -10,8 +10,8 @@ from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.explain import live_counters
-from enforcement.control.inspection import LiveCounter
 from enforcement.model.limits import InvalidLimit
+from enforcement.store_calls.inspection import LiveCounter
 
 # From this share on, a limit is near.
 NEAR_PERCENT = 80

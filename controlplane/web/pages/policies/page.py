@@ -41,9 +41,9 @@ from controlplane.web.pages.policies.limit_form import ALL, LimitForm, LimitForm
 from controlplane.web.pages.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
 from controlplane.web.pages.policies.scoped_admin import ModeFilter, PolicyScope
 from controlplane.web.pages.review.page import ReviewedPolicies
-from enforcement.control.instances import GLOBAL, UNSUPPORTED_REASONS, reasons_against
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
+from enforcement.store_calls.instances import GLOBAL, UNSUPPORTED_REASONS, reasons_against
 
 ROWS_OF_LIMITS_SHOWN = 4
 INSTANCES_SHOWN = 5

@@ -13,8 +13,8 @@ from controlplane.core.money import InvalidAmount, amount, read_amount
 from controlplane.objects.prices.models import BOUNDS, FURTHER, RATES, ModelPrice
 from controlplane.web.kit.amounts import AmountField
 from controlplane.web.kit.forms import RecordedForm
+from enforcement.metering.amounts import FURTHER_NAMES
 from enforcement.metering.price_documents import MAX_RATE
-from enforcement.metering.usage import FURTHER_NAMES
 from enforcement.model.sizes import MAX_NUMBER
 
 _IN_TIERS = (*RATES, *FURTHER_NAMES)

@@ -28,9 +28,9 @@ from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import OutboxEntry, Revision
 from controlplane.releases.publishing.reconcile import reconcile
 from controlplane.releases.publishing.rollback import rollback
-from enforcement.control.emergency import MAX_GLASS_SECONDS, parse_emergency
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 from enforcement.model.strict_json import dumps
+from enforcement.store_calls.emergency import MAX_GLASS_SECONDS, parse_emergency
 from tests.controlplane.objects.emergency.conftest import follows
 from tests.factories import ProjectFactory
 

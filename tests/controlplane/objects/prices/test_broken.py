@@ -19,10 +19,10 @@ from controlplane.traffic.usage import rollup
 from controlplane.traffic.usage.drain import drain
 from controlplane.traffic.usage.tasks import drain as drain_task
 from enforcement import aio
-from enforcement.control.reservations import open_reservations
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.metering.broken import BEYOND, MAX_PAIRS
 from enforcement.model.keys import Keys
+from enforcement.store_calls.reservations import open_reservations
 from tests.controlplane.operations.alerts.conftest import evaluate
 from tests.controlplane.traffic.usage.conftest import USAGE, row
 from tests.enforcement.doors.metered.provider import Provider, ask, whole

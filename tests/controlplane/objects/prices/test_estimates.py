@@ -19,6 +19,7 @@ from controlplane.traffic.usage.drain import drain
 from controlplane.traffic.usage.models import EstimateSample
 from controlplane.traffic.usage.rollup import MOST_SAMPLED, prune
 from enforcement.metering import typical
+from enforcement.metering.amounts import Usage
 from enforcement.metering.opening import Opening, open_request
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.prices import NO_PRICES, Prices
@@ -26,10 +27,9 @@ from enforcement.metering.request import MeteredRequest, read_request
 from enforcement.metering.samples import MAX_SUM
 from enforcement.metering.settlement import Settlement
 from enforcement.metering.typical import shipped_tokens
-from enforcement.metering.usage import Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import Metering
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.counts import UsageLog
 from tests import fit_estimates
 from tests.controlplane.conftest import at_once
 from tests.controlplane.traffic.usage.conftest import USAGE

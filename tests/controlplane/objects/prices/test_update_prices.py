@@ -14,8 +14,8 @@ from controlplane.changes.audit.models import AuditEntry
 from controlplane.objects.prices import catalogue
 from controlplane.objects.prices.models import ModelPrice
 from controlplane.releases.publishing.models import Revision
+from enforcement.metering.amounts import Usage
 from enforcement.metering.price_documents import parse_prices
-from enforcement.metering.usage import Usage
 from enforcement.model.strict_json import dumps
 from tests.factories import ModelPriceFactory
 

@@ -18,7 +18,7 @@ from controlplane.operations.explain.question import Reach
 from controlplane.traffic.usage.drain import drain
 from controlplane.web.kit.site import change_url
 from controlplane.web.pages.counters import notes_of, row_of
-from enforcement.control.inspection import LiveCounter
+from enforcement.store_calls.inspection import LiveCounter
 from tests.controlplane.operations.explain.conftest import ANN
 from tests.factories import LimitFactory, PolicyFactory, TokenFactory, UsageRowFactory
 

@@ -168,7 +168,7 @@ def test_a_reset_during_which_the_store_dies_is_said_and_recorded(api, token_id,
         raise redis.ConnectionError("closed")
 
     with monkeypatch.context() as patched:
-        patched.setattr("enforcement.control.inspection.reset_counters", failing)
+        patched.setattr("enforcement.store_calls.inspection.reset_counters", failing)
         response = api("POST", f"counters/reset?token={token_id}", {"limit": "free/hourly", "reason": "x"})
 
     assert (response.status_code, response.json()["code"]) == (503, "reset_unfinished")
@@ -272,7 +272,7 @@ def test_a_reset_with_a_key_that_was_not_finished_runs_again(api, token_id, seve
         return api("POST", f"counters/reset?token={token_id}", {"reason": "x"}, idempotency_key="a")
 
     with monkeypatch.context() as patched:
-        patched.setattr("enforcement.control.inspection.reset_counters", failing)
+        patched.setattr("enforcement.store_calls.inspection.reset_counters", failing)
         response = reset()
 
     assert (response.status_code, response.json()["code"]) == (503, "reset_unfinished")

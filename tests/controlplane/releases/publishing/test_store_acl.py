@@ -32,9 +32,9 @@ from controlplane.traffic.usage.drain import DrainResult, drain
 from controlplane.traffic.usage.models import DeniedRequest, UsageRow
 from enforcement import Limiter
 from enforcement.cli import main
-from enforcement.control import acl
 from enforcement.embedded import ValkeyServer
 from enforcement.model.keys import Keys
+from enforcement.store_calls import acl
 from tests.controlplane.stack.running import eventually
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 

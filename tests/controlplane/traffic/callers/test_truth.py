@@ -15,7 +15,7 @@ from enforcement import Limit, Limiter
 from enforcement.model.documents import parse_token
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.counts import UsageLog
 from tests.controlplane.traffic.callers.traffic import BEGINS, SECOND, callers, preview
 from tests.enforcement.published import token as document
 from tests.factories import PolicyFactory, TokenFactory

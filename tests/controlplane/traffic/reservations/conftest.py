@@ -19,10 +19,10 @@ from controlplane.traffic.reservations import recording
 from controlplane.traffic.usage import drain as drainer
 from controlplane.traffic.usage.models import UsageRow
 from enforcement import Limiter
-from enforcement.control.reservations import open_reservations
 from enforcement.model.keys import Keys
 from enforcement.model.metered import cost_name
 from enforcement.plan.records import RecordKeys
+from enforcement.store_calls.reservations import open_reservations
 
 # The browser and the operator of the admin's tests.
 

@@ -7,9 +7,9 @@ from controlplane.changes.audit.models import AuditEntry
 from controlplane.objects.projects.models import Project
 from controlplane.traffic.reservations import recording
 from controlplane.traffic.reservations.models import Reservation
-from enforcement.control.reservations import settle_reservation
 from enforcement.model.keys import Keys
 from enforcement.plan.records import RecordKeys
+from enforcement.store_calls.reservations import settle_reservation
 from tests.factories import MembershipFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,12 +12,12 @@ from controlplane.traffic.reservations import actions, listing, recording
 from controlplane.traffic.reservations.models import Reservation, ReservationCount
 from controlplane.traffic.usage.models import MeteredRow
 from enforcement import Limit, Limiter
-from enforcement.control import reservations
-from enforcement.control.reservations import settle_reservation
 from enforcement.metering.charges import Counts
 from enforcement.model.keys import Keys
 from enforcement.plan.records import RecordKeys
 from enforcement.store.errors import StoreError
+from enforcement.store_calls import reservations
+from enforcement.store_calls.reservations import settle_reservation
 from tests.controlplane.traffic.reservations.conftest import lose
 from tests.factories import ProjectFactory, TokenFactory
 

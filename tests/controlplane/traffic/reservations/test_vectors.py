@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from enforcement import aio
-from enforcement.control.reservations import open_reservations
 from enforcement.doors.asgi import LimitMiddleware
 from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.keys import Keys
 from enforcement.model.metered import METERED_UNITS
 from enforcement.plan.records import RecordKeys
+from enforcement.store_calls.reservations import open_reservations
 from tests.controlplane.traffic.reservations.conftest import lose
 from tests.enforcement.doors.metered.provider import Visit, whole
 from tests.enforcement.metering.fleet import load

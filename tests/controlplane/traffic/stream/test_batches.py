@@ -4,15 +4,15 @@ import pytest
 
 from controlplane.traffic.stream.batches import WIDTHS, InvalidBatch, Row, StreamBatch
 from controlplane.traffic.usage.models import DeniedRequest, EstimateSample, MeteredRow, UsageBatch, UsageRow
+from enforcement.metering.amounts import MAX_COUNT, Usage
 from enforcement.metering.opening import open_request
 from enforcement.metering.prices import NO_PRICES
 from enforcement.metering.request import read_request
 from enforcement.metering.settlement import Settlement
 from enforcement.metering.tally import MAX_MODELS
-from enforcement.metering.usage import MAX_COUNT, Usage
 from enforcement.model.limits import Limit
 from enforcement.model.metered import Metering
-from enforcement.usage.usage import MAX_METERED_ROWS_PER_BATCH, MAX_SAMPLES_PER_BATCH, UsageLog
+from enforcement.usage.counts import MAX_METERED_ROWS_PER_BATCH, MAX_SAMPLES_PER_BATCH, UsageLog
 from tests.controlplane.traffic.usage.conftest import NOON, NOON_MINUTE, row
 
 

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from controlplane.traffic.stream.claims import ABANDONED_MS, GROUP, Claims
-from enforcement.control.acl import password_rules
+from enforcement.store_calls.acl import password_rules
 from tests.controlplane.traffic.usage.conftest import USAGE
 
 BEFORE_GROUPS = ["~*", "+@all", "-xreadgroup", "-xack", "-xautoclaim", "-xgroup"]

@@ -16,8 +16,8 @@ from controlplane.traffic.stream import streams
 from controlplane.traffic.usage import drain as drainer
 from controlplane.traffic.usage.drain import DrainResult, drain
 from controlplane.traffic.usage.models import UsageBatch, UsageRow
-from enforcement.control.acl import password_rules, worker
 from enforcement.model.keys import Keys
+from enforcement.store_calls.acl import password_rules, worker
 from enforcement.usage.shards import MAX_SHARDS, by_shard
 from tests.controlplane.traffic.usage.conftest import NOON, USAGE, row
 from tests.scale import scale

@@ -15,7 +15,7 @@ from enforcement.model.documents import parse_token
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
 from enforcement.store.client import connect
-from enforcement.usage.usage import UsageLog
+from enforcement.usage.counts import UsageLog
 from tests.enforcement.published import token
 from tests.enforcement.topologies import Cluster
 

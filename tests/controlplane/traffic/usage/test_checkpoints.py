@@ -26,8 +26,8 @@ from controlplane.traffic.usage.tasks import prune
 from controlplane.web.overview.health import quota_health
 from enforcement import Limit as LimitValue
 from enforcement import Limiter
-from enforcement.control import checkpoints as protocol
 from enforcement.logs import RateLimitedLogger
+from enforcement.store_calls import checkpoints as protocol
 from tests.controlplane.traffic.usage.conftest import checkpoint, remaining
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 

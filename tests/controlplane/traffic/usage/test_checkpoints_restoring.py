@@ -12,7 +12,7 @@ from controlplane.releases.publishing import publisher
 from controlplane.traffic.usage import checkpoints
 from controlplane.traffic.usage.models import Checkpoint
 from enforcement import Limiter
-from enforcement.control.checkpoints import new_mark
+from enforcement.store_calls.checkpoints import new_mark
 from tests.controlplane.traffic.usage.conftest import checkpoint, remaining
 from tests.factories import LimitFactory, ProjectFactory, TokenFactory
 

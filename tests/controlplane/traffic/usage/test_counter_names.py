@@ -12,8 +12,8 @@ from controlplane.releases.publishing import publisher
 from controlplane.traffic.usage import checkpoints
 from controlplane.traffic.usage.models import Checkpoint
 from enforcement import Limiter
-from enforcement.control.checkpoints import readings
 from enforcement.model.keys import Keys
+from enforcement.store_calls.checkpoints import readings
 from tests import earlier
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory
 

@@ -22,8 +22,8 @@ from controlplane.traffic.reservations import tasks as reservations
 from controlplane.traffic.usage import tasks as usage
 from controlplane.traffic.usage.models import UsageRow
 from enforcement import Limiter
-from enforcement.control.acl import ACCOUNTS, enforcer
 from enforcement.model.keys import Keys
+from enforcement.store_calls.acl import ACCOUNTS, enforcer
 from tests.controlplane.hostile import Hostile, send
 from tests.enforcement.world import eventually
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, TokenFactory

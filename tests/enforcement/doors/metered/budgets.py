@@ -1,6 +1,6 @@
 """Policies with limits of tokens and money, and what requests have used of them."""
 
-from enforcement.control.reservations import open_reservations
+from enforcement.store_calls.reservations import open_reservations
 from tests.enforcement.world import PROJECT, fixed, used_of
 
 PRICE = {"model": "gpt-*", "input": 1_000_000, "output": 4_000_000}

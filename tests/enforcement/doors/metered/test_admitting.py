@@ -5,9 +5,9 @@ import json
 import pytest
 
 from enforcement.doors.asgi import LimitMiddleware
-from tests.enforcement.control.test_emergency import emergency
 from tests.enforcement.doors.metered.budgets import PRICE, RPM, TPM, publish_metered, used
 from tests.enforcement.doors.metered.provider import CHAT, ask
+from tests.enforcement.store_calls.test_emergency import emergency
 from tests.enforcement.world import PROJECT, fixed
 
 HELLO = {"model": "gpt-y", "messages": []}

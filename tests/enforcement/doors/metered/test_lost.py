@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from enforcement import Limiter
-from enforcement.control.reservations import settle_reservation
 from enforcement.model.instants import time_reply_us
 from enforcement.plan.records import RecordKeys, prolong
+from enforcement.store_calls.reservations import settle_reservation
 from tests.enforcement.doors.metered.budgets import SLOTS, STREAM, TPM, USD, publish_metered, records, used
 from tests.enforcement.doors.metered.provider import USAGE, WORD, Visit, event
 from tests.enforcement.faults import FaultyPath

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from enforcement.metering.amounts import MAX_COUNT, DetailedUsage, Usage
 from enforcement.metering.answer import AnswerMeter
 from enforcement.metering.formats.bedrock import InvokeAnswer
 from enforcement.metering.request import Unmetered, read_request
 from enforcement.metering.streams.meter import MessageMeter
-from enforcement.metering.usage import MAX_COUNT, DetailedUsage, Usage
 
 HELLO = [{"role": "user", "content": [{"text": "Hello"}]}]
 CONVERSE = "/model/amazon.nova-lite-v1%3A0/converse"

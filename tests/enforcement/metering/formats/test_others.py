@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from enforcement.metering.amounts import DetailedUsage, Usage
 from enforcement.metering.answer import FORMATS, AnswerMeter
 from enforcement.metering.request import read_request
-from enforcement.metering.usage import DetailedUsage, Usage
 
 UNITS = {"billed_units": {"input_tokens": 7, "output_tokens": 5}, "tokens": {"input_tokens": 70}}
 

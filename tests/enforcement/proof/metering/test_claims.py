@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from enforcement.control.reservations import Amount, OpenReservation
 from enforcement.proof.metering.books import Books
 from enforcement.proof.metering.claims import judge
 from enforcement.proof.metering.clients import ClientOutcome
 from enforcement.proof.metering.documents import Budgets, kinds
+from enforcement.store_calls.reservations import Amount, OpenReservation
 
 SECOND = 1_000_000
 TOKEN = "tok_0"

@@ -6,11 +6,11 @@ import json
 import pytest
 
 from enforcement import Denied, Limit, Limiter, aio
-from enforcement.control.acl import enforcer
 from enforcement.engine import parts
 from enforcement.model.keys import Keys
 from enforcement.store.cluster import slot_map
 from enforcement.store.cluster.slot_map import slot_of
+from enforcement.store_calls.acl import enforcer
 from tests.enforcement.clustered import HOUR, LIMIT, PROJECTS, counter_of, keys_of_thirds, spread, used
 from tests.enforcement.crowd import crowd
 from tests.enforcement.topologies import execute

@@ -13,10 +13,10 @@ from django.core.management.base import BaseCommand, CommandError
 from controlplane.changes.change.transaction import Actor, change
 from controlplane.core import store
 from controlplane.objects.projects.models import Project
-from enforcement.control.acl import ACCOUNTS, Rules, acl_line, enforcer, password_rules
 from enforcement.model.sizes import MAX_ITEMS_PER_LIST
 from enforcement.store.client import STORE_ERRORS
 from enforcement.store.topology import Topology
+from enforcement.store_calls.acl import ACCOUNTS, Rules, acl_line, enforcer, password_rules
 
 # The store hashes a password once and without salt, so short passwords are quickly found from its ACL file.
 SHORTEST_PASSWORD = 16

@@ -2,8 +2,8 @@
 
 import pytest
 
+from enforcement.metering.amounts import CLASSES, count_of
 from enforcement.metering.answer import AnswerMeter
-from enforcement.metering.usage import CLASSES, count_of
 from tests.enforcement.metering.wire_vectors import chunks_of, header_of, load
 
 VECTORS = load("usage")

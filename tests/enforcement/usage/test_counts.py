@@ -13,8 +13,8 @@ import pytest
 from enforcement.model.documents import parse_token
 from enforcement.model.strict_json import dumps
 from enforcement.state.token_cache import TokenEntry
-from enforcement.usage import usage
-from enforcement.usage.usage import TokenUsage, UsageLog
+from enforcement.usage import counts
+from enforcement.usage.counts import TokenUsage, UsageLog
 from tests.enforcement.published import token
 
 REQUESTS = ("pol_1", "per-minute", "requests")
@@ -187,8 +187,8 @@ def test_counts_wait_and_merge_while_nobody_takes_the_batches(log: UsageLog, cou
 
 def test_what_finds_no_room_is_counted_as_dropped(log: UsageLog, counted: TokenUsage, monkeypatch) -> None:
     """Memory is bounded, and a loss is known by its number of decisions."""
-    monkeypatch.setattr(usage, "MAX_UNDELIVERED", 0)
-    monkeypatch.setattr(usage, "MAX_WAITING_ROWS", 2)
+    monkeypatch.setattr(counts, "MAX_UNDELIVERED", 0)
+    monkeypatch.setattr(counts, "MAX_WAITING_ROWS", 2)
     for minute in (1, 2, 2):
         counted.passed(minute, 1, [(0, 1)])
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from enforcement.control.instances import (
+from enforcement.store_calls.instances import (
     BAD_PRICES,
     DEGRADED,
     EVICTING,
@@ -51,8 +51,8 @@ class InstanceReport:
     Attributes:
         id: The name of the instance.
         revision: The published revision that it runs.
-        state: One of :data:`~enforcement.control.instances.STATES`.
-        problems: Keys of :data:`~enforcement.control.instances.PROBLEMS`. Others are of a later release.
+        state: One of :data:`~enforcement.store_calls.instances.STATES`.
+        problems: Keys of :data:`~enforcement.store_calls.instances.PROBLEMS`. Others are of a later release.
         unmetered: "policy/limit" of each limit in whose unit it charges no cost.
         unsupported: "policy/limit" and the reason, for each limit that it cannot enforce.
     """
@@ -71,7 +71,7 @@ class Judgement:
     One thing that is wrong.
 
     Attributes:
-        kind: A key of :data:`~enforcement.control.instances.PROBLEMS`, ``degraded``, ``behind``, ``unmetered`` or
+        kind: A key of :data:`~enforcement.store_calls.instances.PROBLEMS`, ``degraded``, ``behind``, ``unmetered`` or
             ``unsupported``.
         level: ``problem`` if limits may admit more than they allow, or ``warning``.
         text: What is wrong, as a part of a sentence.

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from hiredis import ReplyError
 
-from enforcement.driving import Unwaited, run_through
+from enforcement.run_steps import Unwaited, run_through
 from enforcement.store.errors import StoreError
 
 

@@ -4,9 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from enforcement.metering.charges import weighed
-from enforcement.metering.rates import Rates
-from enforcement.metering.usage import (
+from enforcement.metering.amounts import (
     CLASSES,
     FURTHER,
     FURTHER_NAMES,
@@ -19,6 +17,8 @@ from enforcement.metering.usage import (
     input_of,
     total_of,
 )
+from enforcement.metering.charges import weighed
+from enforcement.metering.rates import Rates
 from enforcement.model.limits import Limit
 
 DETAILED = DetailedUsage(

@@ -1,6 +1,6 @@
 """The judgement on what instances report."""
 
-from enforcement.control.health import InstanceReport, judge
+from enforcement.store_calls.health import InstanceReport, judge
 
 
 def test_a_fleet_in_order_has_no_judgement():

@@ -11,9 +11,14 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from enforcement import Denied, Limit, Limiter, aio
-from enforcement.control.acl import ACCOUNTS, acl_line, enforcer
-from enforcement.control.publication import Publication, publish_call
-from enforcement.control.reservations import (
+from enforcement.embedded import ValkeyServer
+from enforcement.lua import function, library_source
+from enforcement.model.keys import Keys, rest_prefix
+from enforcement.model.tokens import digest, mint
+from enforcement.store.client import connect, load_library
+from enforcement.store_calls.acl import ACCOUNTS, acl_line, enforcer
+from enforcement.store_calls.publication import Publication, publish_call
+from enforcement.store_calls.reservations import (
     count_reservations,
     find_reservation,
     lost_reservations,
@@ -22,11 +27,6 @@ from enforcement.control.reservations import (
     settle_reservation,
     was_marked,
 )
-from enforcement.embedded import ValkeyServer
-from enforcement.lua import function, library_source
-from enforcement.model.keys import Keys, rest_prefix
-from enforcement.model.tokens import digest, mint
-from enforcement.store.client import connect, load_library
 from tests.enforcement.command_table import CommandTable
 from tests.enforcement.world import PROJECT, World, eventually, fixed
 

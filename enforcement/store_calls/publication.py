@@ -70,7 +70,7 @@ def tags_of(documents: Iterable[str]) -> list[str]:
     """
     Return the hash tag of the global counters, and those of the projects among these documents.
 
-    The store must have all counters of each tag before that. See :mod:`enforcement.control.checkpoints`.
+    The store must have all counters of each tag before that. See :mod:`enforcement.store_calls.checkpoints`.
     """
     projects = (name.partition(":")[2] for name in documents if name.startswith("project:"))
     return [GLOBAL_TAG, *projects]

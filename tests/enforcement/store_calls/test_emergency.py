@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from enforcement import Anonymous, Limit, Limiter
-from enforcement.control.emergency import NO_EMERGENCY, parse_emergency
 from enforcement.engine.store_clock import read_clock
 from enforcement.model.documents import InvalidDocument
 from enforcement.model.instants import to_us
+from enforcement.store_calls.emergency import NO_EMERGENCY, parse_emergency
 from enforcement.testing import Clock
 from tests.enforcement.world import PROJECT, eventually, fixed
 

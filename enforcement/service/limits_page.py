@@ -6,8 +6,8 @@ from urllib.parse import parse_qsl
 
 from enforcement.aio import Limiter
 from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, token_of
+from enforcement.http.limits_page import as_page
 from enforcement.http.messages import PlainResponse, Refusal, RequestAttributes
-from enforcement.http.usage import as_page
 from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.service.settings import ServiceSettings
 

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from enforcement import Limit, aio
-from enforcement.http.usage import USAGE_PATH
+from enforcement.http.limits_page import USAGE_PATH
 from enforcement.http.usage_request import UsageRequest, usage_answer_awaited
 from enforcement.service.settings import ServiceSettings
 from enforcement.testing import Published
