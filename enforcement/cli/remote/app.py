@@ -19,6 +19,7 @@ from enforcement.cli.commands import COMMANDS, MissingExtra
 from enforcement.cli.remote.help import Application
 from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.screen import safe
+from enforcement.policy_files.source import InvalidFile, InvalidFiles
 
 FAILED: Final = 2
 INTERRUPTED: Final = 130
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except CommandProblem as exc:
+    except (CommandProblem, InvalidFile, InvalidFiles) as exc:
         return _failed(arguments, "\n".join(map(safe, str(exc).splitlines())))
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("enforcement"):

@@ -16,7 +16,6 @@ import typer
 
 from enforcement.cli.commands import CHANGES, DETAILED
 from enforcement.cli.remote.account import account
-from enforcement.cli.remote.files import schema as file_schema
 from enforcement.cli.remote.files.applying import (
     ApplyReport,
     FilePlan,
@@ -29,14 +28,16 @@ from enforcement.cli.remote.files.applying import (
     warnings_of,
 )
 from enforcement.cli.remote.files.applying import Moved as StateMoved
-from enforcement.cli.remote.files.clashes import clashes
-from enforcement.cli.remote.files.policy_file import FileTooLarge, InvalidFiles, PolicyFile, check_size, read_file
 from enforcement.cli.remote.files.present import read_present
 from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
-from enforcement.cli.remote.files.yaml_source import InvalidFile
+from enforcement.cli.remote.files.yaml_source import read_file, to_yaml
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, checked_slug, confirm, control_plane
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
 from enforcement.cli.remote.screen import progress, show, show_json, write_utf8
+from enforcement.policy_files import schema as file_schema
+from enforcement.policy_files.clashes import clashes
+from enforcement.policy_files.policy_file import FileTooLarge, PolicyFile, check_size
+from enforcement.policy_files.source import InvalidFile, InvalidFiles
 
 DIFFERS, UNREAD, REFUSED, MOVED, STOPPED, INTERRUPTED = 1, 2, 2, 3, 4, 130
 MAX_MARK: Final = 200
@@ -113,7 +114,7 @@ def export(
             raise typer.BadParameter(f"There is no project {project!r}.", param_hint="PROJECT")
         text = json.dumps(present.file.as_values(), indent=2, ensure_ascii=False) + "\n"
         if not as_json:
-            text = present.file.to_yaml(f"{server.url}{file_schema.ADDRESS}")
+            text = to_yaml(present.file, f"{server.url}{file_schema.ADDRESS}")
     try:
         check_size(present.file, text)
     except FileTooLarge as exc:

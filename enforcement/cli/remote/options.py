@@ -10,9 +10,9 @@ from typing import Annotated, Final
 import typer
 
 from enforcement.cli.remote.account import Account, account
-from enforcement.cli.remote.files.fields import InvalidField, read_slug
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, trace_to
 from enforcement.cli.remote.screen import safe, show
+from enforcement.policy_files.fields import InvalidField, read_slug
 
 DECLINED: Final = 1
 

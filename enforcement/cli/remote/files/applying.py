@@ -15,7 +15,6 @@ from uuid import uuid4
 
 from enforcement.cli.remote.account import Account
 from enforcement.cli.remote.files.late_checks import LateChecks
-from enforcement.cli.remote.files.policy_file import InvalidFiles, PolicyFile, from_values
 from enforcement.cli.remote.files.present import (
     PresentState,
     of_global,
@@ -37,6 +36,8 @@ from enforcement.cli.remote.files.steps import (
 from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway
 from enforcement.model.units import AMOUNTS, USUAL, is_little, little, meant, never_charged
+from enforcement.policy_files.policy_file import PolicyFile, from_source
+from enforcement.policy_files.source import InvalidFiles, Source
 
 FORMAT: Final = "sluicegate-plan/1"
 REQUESTS_PER_PAGE: Final = 5
@@ -223,7 +224,7 @@ def confirmed_plan(server: ControlPlane, values: Mapping[str, Any], account: Acc
         Moved: The state is no longer the one that it was made for.
     """
     try:
-        file, wanted = from_values(values["file"]), Wanted(**values["options"])
+        file, wanted = from_source(Source("plan", values["file"])), Wanted(**values["options"])
         base, url = values["base"], values["url"]
         base["state"]
     except KeyError as exc:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from enforcement.cli.remote.files.fields import PROJECT, with_defaults
-from enforcement.cli.remote.files.policy_file import PolicyFile
 from enforcement.cli.remote.files.present import PresentState, one_or_none
 from enforcement.cli.remote.files.steps import CREATE, DELETE, REFERENCES, PlannedChanges
-from enforcement.cli.remote.files.yaml_source import InvalidFile
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused
 from enforcement.model.limits import InvalidLimit, Limit
+from enforcement.policy_files.fields import PROJECT, with_defaults
+from enforcement.policy_files.policy_file import PolicyFile
+from enforcement.policy_files.source import InvalidFile
 
 Row = Mapping[str, Any]
 Error = tuple[str, str]

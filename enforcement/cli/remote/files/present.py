@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from enforcement.cli.remote.files.fields import (
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
+from enforcement.policy_files.fields import (
     OVERRIDE,
     POLICY,
     PROJECT,
@@ -19,8 +20,7 @@ from enforcement.cli.remote.files.fields import (
     read_metering,
     without_defaults,
 )
-from enforcement.cli.remote.files.policy_file import PolicyFile
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
+from enforcement.policy_files.policy_file import PolicyFile
 
 Row = Mapping[str, Any]
 

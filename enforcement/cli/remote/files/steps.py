@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from enforcement.cli.remote.files.fields import OVERRIDE, POLICY, PROJECT, TOKEN_OVERRIDE, FileField, with_defaults
-from enforcement.cli.remote.files.policy_file import PolicyFile
 from enforcement.cli.remote.files.present import PresentState
 from enforcement.model import limit_fields
 from enforcement.model.money import figure
+from enforcement.policy_files.fields import OVERRIDE, POLICY, PROJECT, TOKEN_OVERRIDE, FileField, with_defaults
+from enforcement.policy_files.policy_file import PolicyFile
 
 CREATE, CHANGE, DELETE = "create", "change", "delete"
 SIGNS: Final = {CREATE: "+", CHANGE: "~", DELETE: "-"}

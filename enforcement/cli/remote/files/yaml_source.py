@@ -9,17 +9,14 @@ them can stand for billions of values.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any, Final
 
 import yaml
 
-from enforcement.cli.remote.problems import CommandProblem
+from enforcement.policy_files.policy_file import PolicyFile, from_source
+from enforcement.policy_files.source import MAX_BYTES, InvalidFile, Path, Source
 
-Path = tuple[str | int, ...]
-
-MAX_BYTES: Final = 8 * 1_048_576
 MAX_DEPTH: Final = 12
 _TAG: Final = "tag:yaml.org,2002:"
 _NULLS: Final = frozenset(("", "~", "null", "Null", "NULL"))
@@ -30,51 +27,7 @@ _SURROGATE: Final = re.compile("[\\ud800-\\udfff]")
 _FAST: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class InvalidFile(CommandProblem):
-    """
-    A file that breaks a rule.
-
-    Attributes:
-        file: Its name.
-        line: The line with the error, from 1.
-        field: The field that is wrong, such as ``policies[0].limits[1].quota``. Empty for the whole file.
-        reason: The rule that it breaks, as a sentence.
-    """
-
-    def __init__(self, file: str, line: int, field: str, reason: str) -> None:
-        super().__init__(f"{file}:{line}: {field}: {reason}" if field else f"{file}:{line}: {reason}")
-        self.file, self.line, self.field, self.reason = file, line, field, reason
-
-
-@dataclass(slots=True)
-class YamlFile:
-    """
-    The values of a file, and where they are.
-
-    Attributes:
-        name: The name of the file.
-        values: What the file has, as JSON values.
-        lines: The line of each value by its path.
-    """
-
-    name: str
-    values: Any = None
-    lines: dict[Path, int] = field(default_factory=dict)
-
-    def error(self, path: Path, reason: str) -> InvalidFile:
-        """Return the error of the value at a path, or of the nearest value above it that is in the file."""
-        found = path
-        while found not in self.lines and found:
-            found = found[:-1]
-        return InvalidFile(self.name, self.lines.get(found, 1), shown_path(path), reason)
-
-
-def shown_path(path: Path) -> str:
-    """Return a path as a person writes it, such as ``policies[0].slug``."""
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
-
-
-def read_yaml(name: str, text: str) -> YamlFile:
+def read_yaml(name: str, text: str) -> Source:
     """
     Return what a YAML file has.
 
@@ -90,10 +43,10 @@ def read_yaml(name: str, text: str) -> YamlFile:
         return _Composer(name).file(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
-        raise InvalidFile(name, mark.line + 1 if mark else 1, "", _sentence(exc.problem or str(exc))) from None
+        raise InvalidFile(name, mark.line + 1 if mark else 1, (), _sentence(exc.problem or str(exc))) from None
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1
-        raise InvalidFile(name, line, "", f"Must not contain the character U+{exc.character:04X}.") from None
+        raise InvalidFile(name, line, (), f"Must not contain the character U+{exc.character:04X}.") from None
 
 
 def _sentence(problem: str) -> str:
@@ -106,9 +59,9 @@ class _Composer:
     """Makes values of the events of a parser, and refuses what is more than it looks like."""
 
     def __init__(self, name: str) -> None:
-        self._source = YamlFile(name)
+        self._source = Source(name)
 
-    def file(self, events: Iterator[Any]) -> YamlFile:
+    def file(self, events: Iterator[Any]) -> Source:
         """Return the file. Raises InvalidFile, and yaml.YAMLError."""
         next(events)  # the stream begins
         if isinstance(next(events), yaml.DocumentStartEvent):
@@ -160,7 +113,7 @@ class _Composer:
             raise self._wrong(event, f"Must have no tag, got {event.tag!r:.40}.")
 
     def _wrong(self, event: Any, reason: str, path: Path = ()) -> InvalidFile:
-        return InvalidFile(self._source.name, event.start_mark.line + 1, shown_path(path), reason)
+        return InvalidFile(self._source.name, event.start_mark.line + 1, path, reason)
 
 
 def _scalar(event: yaml.ScalarEvent) -> Any:
@@ -202,6 +155,45 @@ _Dumper.add_representer(str, _string)
 _Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 
 
-def dump_yaml(values: Mapping[str, Any]) -> str:
-    """Return values as YAML in their order. Strings that some reader takes for another value are in quotes."""
-    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+def to_yaml(file: PolicyFile, schema: str = "") -> str:
+    """
+    Return the canonical text of a file. Strings that some reader takes for another value are in quotes.
+
+    Args:
+        schema: The address of its schema, in a comment for editors.
+    """
+    head = f"# yaml-language-server: $schema={schema}\n" if schema else ""
+    return head + str(yaml.dump(file.as_values(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def parse(name: str, text: str) -> PolicyFile:
+    """
+    Return what the text of a policy file says.
+
+    Args:
+        name: The name of the file, for errors.
+    Raises:
+        InvalidFile: It is no YAML that such a file may be.
+        InvalidFiles: It breaks rules, each of which is named with its line.
+    """
+    return from_source(read_yaml(name, text))
+
+
+def read_file(path: str) -> PolicyFile:
+    """
+    Return what a policy file on the disk says.
+
+    Raises:
+        OSError: It cannot be read.
+        InvalidFile, InvalidFiles: It breaks rules.
+    """
+    with open(path, "rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise InvalidFile(path, 1, (), f"Must have at most {MAX_BYTES:,} bytes.")
+    try:
+        text = raw.decode("utf-8-sig")  # editors of some systems begin a file with a byte order mark
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        raise InvalidFile(path, line, (), f"Must be UTF-8, got the byte 0x{raw[exc.start]:02X}.") from None
+    return parse(path, text)

@@ -10,7 +10,7 @@ from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project
 from enforcement.cli import main
-from enforcement.cli.remote.files.fields import HIDDEN
+from enforcement.policy_files.fields import HIDDEN
 from tests.controlplane.conftest import at_once
 from tests.enforcement.cli.remote.conftest import FILE
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory

@@ -10,8 +10,9 @@ import pytest
 
 from enforcement.cli import main
 from enforcement.cli.remote.files import yaml_source
-from enforcement.cli.remote.files.policy_file import FileTooLarge, PolicyFile, check_size, parse
-from enforcement.cli.remote.files.yaml_source import InvalidFile, read_yaml
+from enforcement.cli.remote.files.yaml_source import parse, read_yaml
+from enforcement.policy_files.policy_file import FileTooLarge, PolicyFile, check_size
+from enforcement.policy_files.source import InvalidFile
 
 HEAD = "apiVersion: sluicegate/v1\n"
 CHAT = f"{HEAD}project: {{slug: chat}}\npolicies:\n  - slug: chat--free\n    limits: []\n"

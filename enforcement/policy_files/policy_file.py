@@ -10,7 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from enforcement.cli.remote.files.fields import (
+from enforcement.model.checks import shown
+from enforcement.model.limits import Limit
+from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
+from enforcement.model.spelling import closest
+from enforcement.policy_files.fields import (
     GLOBAL,
     OVERRIDE,
     POLICY,
@@ -23,12 +27,7 @@ from enforcement.cli.remote.files.fields import (
     read_limit,
     without_defaults,
 )
-from enforcement.cli.remote.files.yaml_source import MAX_BYTES, InvalidFile, Path, YamlFile, dump_yaml, read_yaml
-from enforcement.cli.remote.problems import CommandProblem
-from enforcement.model.checks import shown
-from enforcement.model.limits import Limit
-from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
-from enforcement.model.spelling import closest
+from enforcement.policy_files.source import MAX_BYTES, InvalidFile, InvalidFiles, Path, Source
 
 VERSION: Final = "sluicegate/v1"
 MAX_POLICIES: Final = 1_000
@@ -36,14 +35,6 @@ MAX_OVERRIDES: Final = 200
 MAX_TOKEN_OVERRIDES: Final = 5_000
 MATCH: Final = ("methods", "path", "attributes")
 TOP: Final = ("apiVersion", "project", "shared", "global", "policies", "overrides", "token_overrides")
-
-
-class InvalidFiles(CommandProblem):
-    """Everything that is wrong in a file. Its ``errors`` are in the order of their lines."""
-
-    def __init__(self, errors: Iterable[InvalidFile]) -> None:
-        self.errors = sorted(errors, key=lambda error: error.line)
-        super().__init__("\n".join(map(str, self.errors)))
 
 
 @dataclass(slots=True)
@@ -67,7 +58,7 @@ class PolicyFile:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     token_overrides: dict[str, dict[str, Any]] | None = None
     chosen_global: tuple[str | None, ...] = ()
-    source: YamlFile | None = field(default=None, compare=False, repr=False)
+    source: Source | None = field(default=None, compare=False, repr=False)
 
     @property
     def all_overrides(self) -> dict[str, dict[str, Any]]:
@@ -76,7 +67,7 @@ class PolicyFile:
 
     def error(self, path: Path, reason: str) -> InvalidFile:
         """Return an error of the value at a path."""
-        return (self.source or YamlFile("plan")).error(path, reason)
+        return (self.source or Source("plan")).error(path, reason)
 
     @property
     def source_name(self) -> str:
@@ -101,31 +92,8 @@ class PolicyFile:
             values["token_overrides"] = [self.token_overrides[key] for key in sorted(self.token_overrides)]
         return values
 
-    def to_yaml(self, schema: str = "") -> str:
-        """Return the canonical text of the file, with the address of its schema in a comment for editors."""
-        head = f"# yaml-language-server: $schema={schema}\n" if schema else ""
-        return head + dump_yaml(self.as_values())
 
-
-def parse(name: str, text: str) -> PolicyFile:
-    """
-    Return what the text of a policy file says.
-
-    Args:
-        name: The name of the file, for errors.
-    Raises:
-        InvalidFile: It is no YAML that such a file may be.
-        InvalidFiles: It breaks rules, each of which is named with its line.
-    """
-    return from_source(read_yaml(name, text))
-
-
-def from_values(values: Any) -> PolicyFile:
-    """Return what JSON values of a policy file say. Raises InvalidFiles."""
-    return from_source(YamlFile("plan", values))
-
-
-def from_source(source: YamlFile) -> PolicyFile:
+def from_source(source: Source) -> PolicyFile:
     """Return what a policy file says. Raises InvalidFiles."""
     reader = _Reader(source)
     found = reader.file()
@@ -162,26 +130,6 @@ def check_size(file: PolicyFile, text: str) -> None:
         raise FileTooLarge(f"A policy file must have at most {MAX_BYTES:,} bytes, and it would have {size:,}.")
 
 
-def read_file(path: str) -> PolicyFile:
-    """
-    Return what a policy file on the disk says.
-
-    Raises:
-        OSError: It cannot be read.
-        InvalidFile, InvalidFiles: It breaks rules.
-    """
-    with open(path, "rb") as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise InvalidFile(path, 1, "", f"Must have at most {MAX_BYTES:,} bytes.")
-    try:
-        text = raw.decode("utf-8-sig")  # editors of some systems begin a file with a byte order mark
-    except UnicodeDecodeError as exc:
-        line = raw.count(b"\n", 0, exc.start) + 1
-        raise InvalidFile(path, line, "", f"Must be UTF-8, got the byte 0x{raw[exc.start]:02X}.") from None
-    return parse(path, text)
-
-
 def _size(value: Any) -> str:
     return f"got {len(value):,}" if isinstance(value, list) else f"got {shown(value)}"
 
@@ -189,7 +137,7 @@ def _size(value: Any) -> str:
 class _Reader:
     """Reads the values of a file, and collects what is wrong with them."""
 
-    def __init__(self, source: YamlFile) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.errors: list[InvalidFile] = []
 

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from enforcement.cli.remote.files.fields import GLOBAL, OVERRIDE, POLICY, PROJECT, REQUIRED, TOKEN_OVERRIDE, FileField
-from enforcement.cli.remote.files.policy_file import MAX_OVERRIDES, MAX_POLICIES, MAX_TOKEN_OVERRIDES, VERSION
 from enforcement.model.limit_fields import closed
 from enforcement.model.limit_schema import limit_schema
 from enforcement.model.metered import (
@@ -19,6 +17,8 @@ from enforcement.model.metered import (
     PARTS,
 )
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
+from enforcement.policy_files.fields import GLOBAL, OVERRIDE, POLICY, PROJECT, REQUIRED, TOKEN_OVERRIDE, FileField
+from enforcement.policy_files.policy_file import MAX_OVERRIDES, MAX_POLICIES, MAX_TOKEN_OVERRIDES, VERSION
 
 ADDRESS: Final = "/static/controlplane/policy-file.schema.json"
 """Where a control plane has it."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from enforcement.cli.remote.files.policy_file import PolicyFile
-from enforcement.cli.remote.files.yaml_source import InvalidFile, Path
+from enforcement.policy_files.policy_file import PolicyFile
+from enforcement.policy_files.source import InvalidFile, Path
 
 
 def clashes(files: Iterable[PolicyFile]) -> list[InvalidFile]:
