@@ -30,7 +30,7 @@ from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Lease
 from enforcement.state.live_plan import LivePlan
-from enforcement.state.parts import MARKS
+from enforcement.state.parts import MARKS, marks_of
 from enforcement.state.planner import Planner
 from enforcement.store import resp
 from enforcement.store.resp import numbers
@@ -162,7 +162,7 @@ class Decider:
         if taken.others is not None:
             others = taken.others.plan
             command = others.command if costs == 1 else None
-            if (command := command or self._command(others, costs, True, MARKS)) is None:
+            if (command := command or self._command(others, costs, True, marks_of(others))) is None:
                 return self.deciding_others(plan, costs, taken)
             taken.command = command
             return taken

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
+from struct import pack
 from time import monotonic
 from typing import Any, Final
 
@@ -22,7 +24,7 @@ from enforcement.failover.health import Health
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
-from enforcement.plan.reply import MARKED, Reply
+from enforcement.plan.reply import MARKED, PLAIN, Reply
 from enforcement.plan.request import Request
 from enforcement.state.lease import Lease, Permit
 from enforcement.state.live_plan import LivePlan, Part
@@ -108,11 +110,14 @@ class Taken:
 
     Attributes:
         permits: Each with its part.
+        until: When the first of them expires, monotonic seconds. Each must count in the window in which the request is
+            admitted.
         others: The part that the store has to decide. None: there are permits of all parts.
         command: The encoded command that decides the others. Empty if there is none, or if they need several.
     """
 
     permits: Sequence[tuple[Part, Permit]]
+    until: float
     others: Part | None
     command: bytes = b""
 
@@ -121,7 +126,7 @@ class Taken:
         Return the reply about all limits of a plan, which the *others* allow or deny.
 
         Args:
-            decided: The reply of the store about the others, with marks. None if there are none.
+            decided: The reply of the store about the others. None if there are none.
         """
         rows = [(part, permit.reply, permit.left) for part, permit in self.permits]
         if decided is None or self.others is None:
@@ -152,7 +157,7 @@ class PartDecider:
         Args:
             cost: Permits of each limit that is leased, at least 1.
         """
-        permits, lacking = [], 0
+        permits, until, lacking = [], inf, 0
         for bit, part in leases.parts:
             lease: Lease = part.plan.lease
             permit = lease.permit(cost)
@@ -160,10 +165,11 @@ class PartDecider:
                 lacking |= bit
             else:
                 permits.append((part, permit))
+                until = min(until, permit.until)
             if (permit is None or permit.left <= lease.low) and not lease.asking and lease.steady():
                 part.plan.registered_until = plan.registered_until
                 self._leases.ask(lease)
-        return Taken(permits, leases.others(lacking)) if permits else None
+        return Taken(permits, until, leases.others(lacking)) if permits else None
 
     def put_back(self, taken: Taken) -> None:
         """Put back the permits of a request that the other parts have denied."""
@@ -175,7 +181,7 @@ class PartDecider:
         Return the reply about all limits of a plan, by the raw reply to the call that decides those without a permit.
 
         Args:
-            raw: The call had :data:`~enforcement.state.parts.MARKS`.
+            raw: The reply to a call with or without :data:`~enforcement.state.parts.MARKS`.
 
         Returns:
             None if that is not enough, so that :meth:`asking` must be run with the raw reply.
@@ -184,9 +190,10 @@ class PartDecider:
         """
         found, others = numbers(raw), taken.others
         assert others is not None
-        if len(found) != 2 + MARKED * len(others.indexes) or found[0] < 0 or not _valid(taken):
+        width = MARKED if len(found) != 2 + PLAIN * len(others.indexes) else PLAIN
+        if len(found) != 2 + width * len(others.indexes) or found[0] < 0 or monotonic() >= taken.until:
             return None
-        others.plan.last = reply = Reply(found, MARKED)
+        others.plan.last = reply = Reply(found, width)
         if not reply.passed:
             self.put_back(taken)
         return taken.reply(plan, reply)
@@ -208,6 +215,8 @@ class PartDecider:
         plan = request.plan
         ident = request.ident or new_ident()
         outcomes: list[_Outcome] = []
+        if taken is not None and taken.others is not None:
+            result = _marked(result, len(taken.others.indexes))
         for part in self._asked(plan, taken):
             # After a denial the other parts are only read, so that the reply still shows what all limits have left.
             charge = request.charge and all(outcome.passed for outcome in outcomes)
@@ -235,7 +244,7 @@ class PartDecider:
         self, request: Request[LivePlan], ident: str, taken: Taken, outcomes: list[_Outcome]
     ) -> Generator[bytes, Any, None]:
         """Add the outcomes of the parts with permits, which the store decides if the permits have expired meanwhile."""
-        if _valid(taken):
+        if monotonic() < taken.until:
             for part, permit in taken.permits:
                 of_part = request.of_part(part.plan, ident, charge=True)
                 outcomes.append(_Outcome(part, of_part, NOT_ASKED, (), permit.reply, "ok", permit))
@@ -339,23 +348,32 @@ def _joined(plan: LivePlan, passed: bool, now_us: int, parts: Iterable[tuple[Par
     Return one new reply from the replies about all parts, in the order of the plan's bounds.
 
     Args:
-        parts: Each with the reply about it, with marks, and the permits on lease that its limits have left as well.
+        parts: Each with the reply about it, and the permits on lease that its limits have left as well.
     """
     joined = [int(passed), now_us] + [0] * (MARKED * len(plan.bounds))
     for part, reply, held in parts:
-        found, at = reply.numbers, 2
+        found, width, at = reply.numbers, reply.width, 2
         for index in part.indexes:
             place = 2 + MARKED * index
-            joined[place : place + MARKED] = found[at : at + MARKED]
+            joined[place : place + width] = found[at : at + width]
             joined[place] += held
-            at += MARKED
+            at += width
     return Reply(joined, MARKED)
 
 
-def _valid(taken: Taken) -> bool:
-    """Return whether no permit has expired, so that each counts in the window in which the request is admitted."""
-    now = monotonic()
-    return all(now < permit.until for _, permit in taken.permits)
+def _marked(raw: object, count: int) -> object:
+    """
+    Return a raw reply about so many fixed windows with their marks, which are their ends, or another one as it is.
+
+    A charge is undone in the window that its mark names.
+    """
+    if type(raw) is not bytes or len(raw) != 8 * (2 + PLAIN * count):
+        return raw
+    found = numbers(raw)
+    reply, marked = Reply(found), list(found[:2])
+    for i in range(count):
+        marked += [*reply.row(i), reply.now_us + reply.reset(i) if reply.reset(i) >= 0 else 0]
+    return pack(f">{len(marked)}q", *marked)
 
 
 def _weight(reason: str) -> int:

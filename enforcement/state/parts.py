@@ -22,6 +22,11 @@ MARKS: Final = "-"
 """The id of a request that takes no slots, and whose reply has the marks of the windows, by which it can be undone."""
 
 
+def marks_of(plan: LivePlan) -> str:
+    """Return :data:`MARKS`, or an empty id if the replies without marks, which the store makes sooner, tell them."""
+    return "" if all(bound.letter == "f" and not bound.limit.rollover for bound in plan.bounds) else MARKS
+
+
 def part_of(plan: LivePlan, indexes: tuple[int, ...]) -> Part:
     """Return a new part with these bounds of a plan."""
     return Part(LivePlan(tuple(plan.bounds[i] for i in indexes)), indexes)

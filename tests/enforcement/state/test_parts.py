@@ -132,10 +132,22 @@ def test_permits_that_many_requests_put_back_leave_no_more_unused_than_the_bound
 
 
 @pytest.mark.parametrize(("left", "allowed"), [(5, True), (0, False)])
-def test_a_permit_that_expired_during_the_call_counts_for_nothing(server, world, lease_clock, left, allowed):
+@pytest.mark.parametrize(
+    "window",
+    [
+        {},
+        {"window_seconds": None, "calendar": "month"},
+        {"window_seconds": None, "calendar": "month", "rollover": 10},
+        {"window_seconds": None, "calendar": "lifetime"},
+        {"algorithm": "sliding_window"},
+        {"algorithm": "token_bucket", "window_seconds": 360_000},
+    ],
+    ids=lambda window: "-".join(map(str, window.values())) or "fixed",
+)
+def test_a_permit_that_expired_during_the_call_counts_for_nothing(server, world, lease_clock, left, allowed, window):
     """The process stood still until its permit had expired: the store decides that part too, or undoes the other."""
-    shared = leased(1_000)
-    limits = [(strict(1_000), "user:1"), (shared, "all")]
+    shared, own = leased(1_000), replace(strict(1_000), **window)
+    limits = [(own, "user:1"), (shared, "all")]
     with Limiter(server.url, timeout=5.0) as limiter, Limiter(server.url, timeout=5.0) as other:
         for _ in range(30):
             assert limiter.hit(limits).allowed
@@ -156,7 +168,7 @@ def test_a_permit_that_expired_during_the_call_counts_for_nothing(server, world,
         limiter._pipe.call = late
 
         assert limiter.hit(limits).allowed is allowed
-        assert used(limiter, strict(1_000), "user:1") == 30 + allowed
+        assert used(limiter, own, "user:1") == 30 + allowed
         assert used(limiter, shared, "all") == 1_000 - left + allowed
 
 
