@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,11 +41,12 @@ class Beside:
         self._listeners = list(listeners)
         self._options = options
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Hand a request on, or run the second server during the life of the application."""
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
+        # The application's own awaitable: a coroutine around it would cost each of its steps.
+        return (self._live if scope["type"] == "lifespan" else self._app)(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = _Server(uvicorn.Config(self._served, lifespan="off", **self._options))
         running: list[asyncio.Task[None]] = []
 

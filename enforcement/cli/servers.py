@@ -89,6 +89,7 @@ def _uvicorn_options(options: argparse.Namespace, grace: int) -> dict[str, Any]:
     from enforcement.cli.uvicorn_protocol import BoundedProtocol
 
     return {
+        "interface": "asgi3",  # uvicorn would look for a coroutine function
         "ssl_certfile": options.certfile,
         "ssl_keyfile": options.keyfile,
         "access_log": False,

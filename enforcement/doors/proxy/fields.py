@@ -259,6 +259,10 @@ def _without_token(credentials: RawHeaders) -> RawHeaders:
     Return those credentials that hold neither the token nor another credential of ours. Such must not reach the
     upstream or its log.
     """
+    if len(credentials) == 1 and credentials[0][0] == b"authorization":  # as nearly always
+        words = credentials[0][1].split()
+        if len(words) == 2 and words[0].lower() == b"bearer":
+            return []  # it is the token
     values = {name.decode("latin-1"): value.decode("latin-1") for name, value in credentials}
     token = find_token(*(values.get(name) for name in TOKEN_FIELDS))
 

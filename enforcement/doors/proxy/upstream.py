@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -95,19 +95,13 @@ class Proxy:
             ),
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Forward one request that was admitted, answer one about the proxy itself, or refuse anything else."""
         scope[PRESET] = self._settings.headers
         if scope["type"] == "http":
             page = self.pages.get(scope["path"])
-            if page is None:
-                await self._forward(scope, receive, send)
-            else:
-                await answer(scope, send, page(scope))
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
-        else:
-            await self._tunnel(scope, receive, send)
+            return self._forward(scope, receive, send) if page is None else answer(scope, send, page(scope))
+        return self._live(receive, send) if scope["type"] == "lifespan" else self._tunnel(scope, receive, send)
 
     def move_metrics(self) -> App:
         """Answer requests for metrics by 404 from now on, and return the application that answers them elsewhere."""
