@@ -2,10 +2,11 @@
 
 from django.db import models
 
+from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE
 
 
-class Managed(models.Model):
+class Managed(RecordedModel):
     """A row that may be managed from files. A change by hand then lasts only until its file is applied again."""
 
     managed_by = models.CharField(

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from controlplane.core import store
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE, unprintable
 from controlplane.objects.projects.models import Project, Token, check_is_future, isoformat
 from enforcement.model.matching import is_attribute_name, may_exist
@@ -101,7 +102,7 @@ class Suspended(models.Model):
         return self.is_in_force(timezone.now())
 
 
-class Suspension(Suspended):
+class Suspension(Suspended, RecordedModel):
     """A token, a project, or a value of an attribute, that every proxy refuses for now."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "sus"), editable=False)
@@ -166,9 +167,6 @@ class Suspension(Suspended):
             yield from self.project.touches()
         yield "emergency", ""
 
-    def dependents(self) -> Iterator[models.Model]:
-        yield from ()
-
 
 def suspension_of(subject: Token | Project) -> Suspension | None:
     """Return the suspension of a token or project, whose end may be over for some seconds, or None."""
@@ -206,7 +204,7 @@ class EndedSuspension(Suspended):
         return cls(**columns, ended_at=ended_at, ended_by=ended_by)
 
 
-class BreakGlass(models.Model):
+class BreakGlass(RecordedModel):
     """
     A time in which every limit is a shadow, in the whole fleet.
 

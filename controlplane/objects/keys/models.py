@@ -1,6 +1,6 @@
 """Management keys, which are the credentials of programs that use the REST API."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -161,9 +161,3 @@ class ManagementKey(Credential):
         ends = {"expires_at": isoformat(self.expires_at), "revoked_at": isoformat(self.revoked_at)}
         reach = {"all_projects": self.all_projects, "projects": [project.slug for project in self.projects.all()]}
         return {"id": self.pk, **fields, **ends, **reach, "networks": self.networks}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because enforcers do not know management keys."""
-        yield from ()
-
-    dependents = touches

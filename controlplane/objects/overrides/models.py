@@ -169,6 +169,3 @@ class Override(Managed):
 
     def touches(self) -> Iterator[tuple[str, str]]:
         yield from (self.token or self.project).touches()
-
-    def dependents(self) -> Iterator[models.Model]:
-        yield from ()

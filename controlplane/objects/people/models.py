@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -7,11 +6,12 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.objects.people.roles import ROLES
 from controlplane.objects.projects.models import Project
 
 
-class Membership(models.Model):
+class Membership(RecordedModel):
     """The role of a user in one project."""
 
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "mem"), editable=False)
@@ -36,9 +36,3 @@ class Membership(models.Model):
     def as_record(self) -> dict[str, Any]:
         """Return the fields of this row that an audit entry keeps, as a new dictionary."""
         return {"id": self.pk, "user": self.user.get_username(), "project": self.project_id, "role": self.role}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because enforcers do not know users."""
-        yield from ()
-
-    dependents = touches

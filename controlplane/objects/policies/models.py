@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.core.tables.counting import CappedCount, as_capped
 from controlplane.core.text import PRINTABLE, PRINTABLE_LINES
 from controlplane.core.versions import Versioned
@@ -144,7 +145,7 @@ class Policy(Versioned):
         """Yield one pair, "policy" and this row's id, for the outbox entry that a change of this row needs."""
         yield "policy", self.pk
 
-    def dependents(self) -> Iterator[models.Model]:
+    def dependents(self) -> Iterator[RecordedModel]:
         """Yield the overrides of this policy's limits, which are deleted together with this row. Its drafts stay."""
         for limit in self.limits.all():
             yield from limit.dependents()
@@ -154,7 +155,7 @@ class Policy(Versioned):
         self.save(update_fields=["updated_at"])
 
 
-class Limit(models.Model):
+class Limit(RecordedModel):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "lim"), editable=False)
     policy = models.ForeignKey(Policy, models.CASCADE, related_name="limits")
     position = models.PositiveIntegerField(default=0)
@@ -253,7 +254,7 @@ class Limit(models.Model):
     def touches(self) -> Iterator[tuple[str, str]]:
         yield "policy", self.policy_id
 
-    def dependents(self) -> Iterator[models.Model]:
+    def dependents(self) -> Iterator[RecordedModel]:
         yield from self.overrides.select_related("token", "project")
 
     @property

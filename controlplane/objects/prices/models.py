@@ -10,6 +10,7 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE
 from enforcement.metering.amounts import FURTHER_NAMES, USES
 from enforcement.metering.broken import BEYOND
@@ -61,7 +62,7 @@ class ModelPriceQuerySet(models.QuerySet["ModelPrice"]):
             raise ValidationError(f"The prices cannot be published: {exc}.") from exc
 
 
-class ModelPrice(models.Model):
+class ModelPrice(RecordedModel):
     """
     The price of the tokens of some models, from a date on. The prices of operators come before those of the catalogue.
 
@@ -155,10 +156,6 @@ class ModelPrice(models.Model):
         """Yield one pair for the outbox entry that a change of this row needs. All prices are one document."""
         yield "prices", ""
 
-    def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing, because no row depends on a price."""
-        yield from ()
-
 
 class LearnedEstimateQuerySet(models.QuerySet["LearnedEstimate"]):
     def by_name(self) -> dict[str, tuple[int, ...]]:
@@ -173,7 +170,7 @@ class LearnedEstimateQuerySet(models.QuerySet["LearnedEstimate"]):
         return {name: found for name, found in (("groups", groups), ("tools", tools)) if found}
 
 
-class LearnedEstimate(models.Model):
+class LearnedEstimate(RecordedModel):
     """
     The learned input tokens of requests, for a group of models, or for one use of a tool of the provider.
 
@@ -212,10 +209,6 @@ class LearnedEstimate(models.Model):
         """Yield one pair for the outbox entry that a change of this row needs. It is published with prices."""
         yield "prices", ""
 
-    def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing, because no row depends on an estimate."""
-        yield from ()
-
 
 class ModelAddendQuerySet(models.QuerySet["ModelAddend"]):
     def due(self, now: datetime) -> models.QuerySet["ModelAddend"]:
@@ -239,7 +232,7 @@ class ModelAddendQuerySet(models.QuerySet["ModelAddend"]):
                     entry |= {"unbounded": True} if tokens > MAX_ADDED_TOKENS else {}
 
 
-class ModelAddend(models.Model):
+class ModelAddend(RecordedModel):
     """
     How many tokens a provider adds by itself to requests for some models, as it has reported.
 
@@ -277,10 +270,6 @@ class ModelAddend(models.Model):
     def touches(self) -> Iterator[tuple[str, str]]:
         """Yield one pair for the outbox entry that a change of this row needs. Addends are published with prices."""
         yield "prices", ""
-
-    def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing, because no row depends on an addend."""
-        yield from ()
 
 
 class BrokenRow(NamedTuple):

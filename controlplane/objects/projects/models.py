@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from controlplane.core.ids import new_id
 from controlplane.core.instants import LATEST
+from controlplane.core.records import RecordedModel
 from controlplane.core.tables.token_indexes import TOKEN_INDEXES
 from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprintable
 from controlplane.core.versions import Versioned
@@ -131,7 +132,7 @@ class Project(Versioned):
         """Yield the management keys that stay and lose this project, locked. Each has ``narrow()`` for that."""
         yield from self.managementkey_set.model.objects.narrowed_with(self)
 
-    def dependents(self) -> Iterator[models.Model]:
+    def dependents(self) -> Iterator[RecordedModel]:
         """Yield all rows with a record of their own that are deleted with this project."""
         yield from self.tokens.all()
         yield from self.policies.prefetch_related("limits")
@@ -152,7 +153,7 @@ class CredentialQuerySet(models.QuerySet):
         return self.filter(revoked_at=None).exclude(expires_at__lte=now)
 
 
-class Credential(models.Model):
+class Credential(RecordedModel):
     """
     A secret of which only the digest is stored.
 
@@ -358,6 +359,6 @@ class Token(Credential):
         # The digest names the key in the store, and after a deletion the id does not lead to it.
         yield "token", self.digest
 
-    def dependents(self) -> Iterator[models.Model]:
+    def dependents(self) -> Iterator[RecordedModel]:
         """Yield the overrides of this token, which are deleted with this row."""
         yield from self.overrides.select_related("limit__policy")

@@ -1,4 +1,4 @@
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.models import Project
@@ -20,7 +21,7 @@ MOST_THRESHOLDS = 10
 RAISED, RESOLVED = "raised", "resolved"
 
 
-class AlertRule(models.Model):
+class AlertRule(RecordedModel):
     """
     A condition that is watched, and the webhooks and people that are notified.
 
@@ -131,12 +132,6 @@ class AlertRule(models.Model):
         more = {"cool_down_seconds": self.cool_down_seconds, "recovery": self.recovery, "active": self.active}
         destinations = sorted(self.destinations.values_list("pk", flat=True))
         return {"id": self.pk, **fields, **numbers, **more, "destinations": destinations}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because enforcers do not know alerts."""
-        yield from ()
-
-    dependents = touches
 
 
 def check_thresholds(given: Any) -> None:

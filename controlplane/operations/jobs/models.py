@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -7,6 +7,7 @@ from django.db import connection, models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.objects.keys.models import ManagementKey
 from controlplane.objects.projects.models import Project
 
@@ -25,7 +26,7 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.exclude(pk__in=Job.projects.through.objects.filter(project__in=foreign).values("job"))
 
 
-class Job(models.Model):
+class Job(RecordedModel):
     """
     Work that takes too long for a request. A worker does it in slices.
 
@@ -81,10 +82,6 @@ class Job(models.Model):
     def as_record(self) -> dict[str, Any]:
         """Return what an audit entry keeps of this row."""
         return {"id": self.pk, "kind": self.kind, "state": self.state, "done": self.done, "total": self.total}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because enforcers do not know jobs."""
-        yield from ()
 
     def part(self, number: int) -> list[Any]:
         """Return the ids in part *number* of the rows that the job was given, or an empty list after the last part."""

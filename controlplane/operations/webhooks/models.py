@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -11,6 +10,7 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.projects.models import Project, isoformat
 from controlplane.operations.webhooks import sealing, services
@@ -25,7 +25,7 @@ MOST_FORMER = 4
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 
-class Destination(models.Model):
+class Destination(RecordedModel):
     """
     Where messages are sent.
 
@@ -127,12 +127,6 @@ class Destination(models.Model):
         sealed = {"sealed": sha256(self.sealed.encode()).hexdigest()[:16]} if self.sealed else {}
         return {"id": self.pk, **fields, **sealed, "active": self.active, "generation": self.generation}
 
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because enforcers send no messages."""
-        yield from ()
-
-    dependents = touches
-
 
 def check_emails(given: Any) -> None:
     """Raise ValidationError unless these are some e-mail addresses."""
@@ -154,7 +148,7 @@ def _is_email(text: str) -> bool:
     return text.isascii()
 
 
-class Delivery(models.Model):
+class Delivery(RecordedModel):
     """
     A message to one destination, which is sent until it arrives or is given up.
 
@@ -207,8 +201,3 @@ class Delivery(models.Model):
     def as_record(self) -> dict[str, Any]:
         ends = {"created_at": isoformat(self.created_at), "delivered_at": isoformat(self.delivered_at)}
         return {"id": self.pk, "webhook": self.destination_id, "message": self.message_id, "state": self.state, **ends}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        yield from ()
-
-    dependents = touches

@@ -4,7 +4,6 @@ Policies that are prepared and not published.
 A draft is a row of its own, beside the policies. So no publication contains one, and enforcers never hear of it.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,12 +11,13 @@ from django.db import models
 from django.utils import timezone
 
 from controlplane.core.ids import new_id
+from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import SLUG_RULE, Project
 
 
-class PolicyDraft(models.Model):
+class PolicyDraft(RecordedModel):
     """
     A new policy, or a change of one, that is not published yet.
 
@@ -85,11 +85,3 @@ class PolicyDraft(models.Model):
         fields = {name: self.content.get(name) for name in self.FIELDS}
         more = {"policy": self.policy_key, "project": self.project_id, "state": self.state}
         return {"id": self.pk, **more, **fields}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because a draft is not published."""
-        yield from ()
-
-    def dependents(self) -> Iterator[models.Model]:
-        """Yield nothing, because nothing belongs to a draft."""
-        yield from ()

@@ -1,10 +1,10 @@
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import models
 from django.utils import timezone
 
+from controlplane.core.records import RecordedModel
 from controlplane.objects.projects.models import isoformat
 from enforcement.metering.tally import MAX_MODEL_LENGTH
 from enforcement.model.instants import from_us
@@ -20,7 +20,7 @@ SETTLED_WITHIN = timedelta(seconds=MAX_LIFE_SECONDS)
 SETTLED_KEPT = timedelta(days=30)
 
 
-class Reservation(models.Model):
+class Reservation(RecordedModel):
     """
     A reservation that its process has lost, or that an operator has settled.
 
@@ -82,12 +82,6 @@ class Reservation(models.Model):
         whose = {"project": self.project_id, "token": self.token_id, "model": self.model}
         when = {"at": isoformat(self.at), "settled_at": isoformat(self.settled_at)}
         return {"id": self.pk, **whose, **when, "amounts": self.amounts, **given, "order": self.order}
-
-    def touches(self) -> Iterator[tuple[str, str]]:
-        """Yield nothing, because a settled reservation publishes nothing."""
-        yield from ()
-
-    dependents = touches
 
     @property
     def may_settle(self) -> bool:
