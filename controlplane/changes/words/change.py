@@ -28,6 +28,16 @@ class ObjectChange:
     project: str | None = None
 
     @property
+    def action(self) -> str:
+        """What is done to the object: ``create``, ``update`` or ``delete``."""
+        return "create" if self.before is None else "delete" if self.after is None else "update"
+
+    @property
+    def title(self) -> str:
+        """Its kind and name, such as "policy free"."""
+        return f"{self.kind} {self.label}"
+
+    @property
     def differences(self) -> list[Difference]:
         """What changes, field by field."""
         return differences(self.kind, self.before, self.after)

@@ -8,7 +8,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import Count, Exists, Q, QuerySet
 from django.utils import timezone
 
-from controlplane.changes.change.transaction import BrokenRules, OpenChange
+from controlplane.changes.change.transaction import BrokenRules, OpenChange, Record
 from controlplane.objects.overrides.actions import end_override
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Policy
@@ -37,6 +37,23 @@ def create_overrides(tx: OpenChange, overrides: Sequence[Override]) -> None:
         raise BrokenRules(broken)
     Override.objects.bulk_create(overrides)
     tx.record_many("override.create", ((override, None, override.as_record()) for override in overrides))
+
+
+def change_overrides(tx: OpenChange, overrides: Sequence[Override], before: Sequence[Record]) -> None:
+    """
+    Save changed overrides, whose limits, holders and values of a partition stay, with their audit entries.
+
+    Args:
+        before: The record of each before the change.
+    Raises:
+        BrokenRules: Overrides break a rule of the model.
+    """
+    counted = {holder: -count for holder, count in Counter(map(_holder, overrides)).items()}
+    if broken := _broken(overrides, {}, counted):
+        raise BrokenRules(broken)
+    Override.objects.bulk_update(overrides, ["quota", "burst", "reason", "ends_at", "managed_by"], batch_size=AT_ONCE)
+    changed = zip(overrides, before, strict=True)
+    tx.record_many("override.update", ((override, former, override.as_record()) for override, former in changed))
 
 
 def check_overrides(overrides: Sequence[Override], others: Mapping[Holder, int]) -> None:

@@ -253,9 +253,10 @@ class InsufficientScope(Problem):
     status_code = 403
     default_code = "insufficient_scope"
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, title: str = "") -> None:
         header = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
-        super().__init__(f"This key lacks the scope {scope}.", headers=header)
+        of_object = f"{title}: " if title else ""
+        super().__init__(f"{of_object}This key lacks the scope {scope}.", headers=header)
 
 
 class BearerScheme(OpenApiAuthenticationExtension):

@@ -45,6 +45,7 @@ ACTIONS = {
 }
 # Operations whose words differ from those of their action, by operation id.
 SUMMARIES = {
+    "apply": "Apply policy files",
     "counters_retrieve": "Read the counters of a token or project",
     "counters_reset": "Reset counters",
     "explain": "Explain a decision",

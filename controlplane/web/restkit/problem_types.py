@@ -191,8 +191,9 @@ TYPES = {
     "plan_changed": ProblemType(
         409,
         "Something was changed after the plan was made",
-        "The undo would do something else than the plan says. Nothing was changed.",
-        "Ask for a new plan with `dry_run=true`, and send that one.",
+        "The request would do something else than its plan says. Nothing was changed.",
+        "Ask for a new plan with `dry_run=true`, and send that one. After a refused `apply`, `state` names the present "
+        "state.",
     ),
     "price_of_the_catalogue": ProblemType(
         409,

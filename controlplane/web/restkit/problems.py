@@ -30,7 +30,9 @@ CODES = {"invalid": "validation_error", "error": "server_error"}
 
 
 class Problem(exceptions.APIException):
-    """An error that is sent as a response, together with ``headers``."""
+    """An error that is sent as a response, together with ``headers``, and with more ``members`` in its document."""
+
+    members: Mapping[str, Any] = {}
 
     def __init__(self, detail: str = "", code: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or None, code or None)
@@ -190,7 +192,7 @@ def _document(request: Any, exc: exceptions.APIException) -> dict[str, Any]:
     codes = "invalid" if invalid else exc.get_codes()
     code = codes if isinstance(codes, str) else exc.default_code
     detail = "The request is not valid." if invalid else str(exc.detail)
-    document = problem(request, exc.status_code, CODES.get(code, code), detail)
+    document = {**problem(request, exc.status_code, CODES.get(code, code), detail), **getattr(exc, "members", {})}
     if invalid:
         place = "parameter" if isinstance(exc, InvalidQuery) else "pointer"
         document["errors"] = errors_of(exc.detail, place)

@@ -5,6 +5,7 @@ from rest_framework.routers import SimpleRouter
 
 from controlplane.objects.projects.models import SLUG_PATTERN
 from controlplane.web.rest.alerts import AlertEventView, AlertRuleView
+from controlplane.web.rest.apply import ApplyView
 from controlplane.web.rest.audit import AuditView
 from controlplane.web.rest.consumers import ConsumerView
 from controlplane.web.rest.drafts import DraftView
@@ -79,6 +80,7 @@ urlpatterns = [
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
     re_path(r"^revisions/(?P<number>[0-9]{1,18})/undo$", UndoView.as_view({"post": "undo"}), name="revision-undo"),
+    path("apply", ApplyView.as_view({"post": "apply"}), name="apply"),
     path("explain", ExplainView.as_view({"post": "explain"}), name="explain"),
     path("preview", PreviewView.as_view({"post": "preview"}), name="preview"),
     path("me", ConsumerView.as_view({"get": "me"}), name="me"),

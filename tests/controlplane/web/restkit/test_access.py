@@ -149,6 +149,9 @@ RULES = {
     ("counters/reset", "POST"): Rule("counters:reset", 200, MISSING, 200, REASON, "?token={token}"),
     ("denials", "GET"): Rule("usage:read", 200, 400, 200, query="?project=theirs"),
     ("explain", "POST"): Rule("usage:read", 200, 400, 200, {"token": "theirs"}),
+    ("apply", "POST"): Rule(
+        "policies:read", 200, 200, 200, {"files": [{"apiVersion": "sluicegate/v1", "shared": True}]}
+    ),
     ("preview", "POST"): Rule("usage:read", 200, 400, 200, {"policy": "theirs"}),
     ("jobs", "GET"): Rule("jobs:read", 200, 200, 200),
     ("jobs/{job}", "GET"): Rule("jobs:read", 200, MISSING, 200),
