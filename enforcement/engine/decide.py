@@ -229,7 +229,8 @@ class Decider:
         """
         found, width = numbers(raw), MARKED if ident else PLAIN
         if len(found) == 2 + width * len(plan.bounds) and found[0] >= 0:
-            plan.last = reply = Reply(found, width)
+            reply = Reply(found, width)
+            plan.heard(reply)
             return self._decision(plan, costs, charge, ident, reply)
         read(raw, len(plan.bounds), width)  # raises StoreError, unless the store made no decision
         return None
@@ -400,14 +401,14 @@ class Decider:
                 trusts = verdict.reply.passed and verdict.by_store
                 request = self._registered(request, verdict.overflowed, began if trusts else None)
             if verdict.by_store:
-                request.plan.last = verdict.reply
+                request.plan.heard(verdict.reply)
             return self._judged(request, verdict)
         answer = unpaid or (yield from self._asker.asking(request, registers=registers, result=result))
         if answer.reply is None:
             return self._fall_back(request, answer)
         if registers:
             request = self._registered(request, answer.overflowed, began if answer.reply.passed else None)
-        request.plan.last = answer.reply
+        request.plan.heard(answer.reply)
         return self._decision(request.plan, request.costs, request.charge, request.ident, answer.reply)
 
     def _judged(self, request: Request[LivePlan], verdict: Verdict) -> Decision:

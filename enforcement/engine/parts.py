@@ -193,7 +193,8 @@ class PartDecider:
         width = MARKED if len(found) != 2 + PLAIN * len(others.indexes) else PLAIN
         if len(found) != 2 + width * len(others.indexes) or found[0] < 0 or monotonic() >= taken.until:
             return None
-        others.plan.last = reply = Reply(found, width)
+        reply = Reply(found, width)
+        others.plan.heard(reply)
         if not reply.passed:
             self.put_back(taken)
         return taken.reply(plan, reply)
@@ -269,7 +270,7 @@ class PartDecider:
         overflowed = answer.overflowed or [0] * len(plan.unregistered)
         if answer.reply is not None:
             used = request.over(_diverted(plan, overflowed))
-            used.plan.last = answer.reply
+            used.plan.heard(answer.reply)
             return _Outcome(part, used, answer, overflowed, answer.reply, answer.reply.reason(used.plan.bounds))
         # The node that knows which values are registered is unavailable, so this process counts them by itself.
         if registers:

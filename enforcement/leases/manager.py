@@ -166,7 +166,7 @@ class LeaseKeeper:
         arguments = commands.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
         reply = read(self._pipe.call(resp.pack(arguments)), len(plan.bounds), MARKED)
         if reply.decided:
-            plan.last = reply
+            plan.heard(reply)
         if reply.granted <= 0:
             lease.rest(_rest_seconds(reply, len(plan.bounds)))
             return

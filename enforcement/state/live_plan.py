@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from enforcement.model.algorithms import Spec
 from enforcement.model.limits import Limit
@@ -16,6 +16,9 @@ from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import Plan
 from enforcement.plan.reply import Reply
 from enforcement.usage.counts import TokenUsage
+
+_CLOCK_SET_BACK_US: Final = 1_000_000
+"""A reply that is so much older than the last one was sent after it, by a store whose clock was set back."""
 
 
 class HiddenLimit(NamedTuple):
@@ -150,6 +153,12 @@ class LivePlan(Plan):
         """Take over what the store said last about the counters of a plan that this one replaces."""
         if old.last is not None:
             self.last = old.last.over(old.bounds, self.bounds)
+
+    def heard(self, reply: Reply) -> None:
+        """Keep a reply of the store as the last one, unless another thread has kept one that the store sent later."""
+        last = self.last
+        if last is None or not 0 < last.numbers[1] - reply.numbers[1] < _CLOCK_SET_BACK_US:
+            self.last = reply
 
     def has_left(self, costs: Costs, count: int) -> bool:
         """Return whether so many such requests would pass, as far as the store has said."""

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 import time
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from enforcement.failover import latest_replies
 from enforcement.failover.latest_replies import LatestReplies
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.reply import Reply
+from enforcement.state.live_plan import LivePlan
 from enforcement.testing import Published
 
 pytestmark = pytest.mark.usefixtures("documents")
@@ -116,6 +118,46 @@ def test_permits_that_were_leased(own_server, limiter, published):
     own_server.kill()
 
     assert got + sum(limiter.check(token).allowed for _ in range(1_000)) <= 1_000
+
+
+def test_a_grant_whose_reply_is_read_after_later_ones(own_server, limiter, published):
+    """The thread that leases permits was not scheduled, while the store decided more requests."""
+    published.policy("team", Limit(name="many", quota=1_000, window_seconds=3_600, consistency="leased"))
+    published.project(policy="team")
+    token = published.token()
+    keeper, granted, scheduled = limiter._engine.leases, threading.Event(), threading.Event()
+    call, deadline = keeper._pipe.call, time.monotonic() + 10
+
+    def late(command):
+        reply = call(command)
+        if threading.current_thread() is keeper._thread:
+            granted.set()
+            assert scheduled.wait(10)
+        return reply
+
+    keeper._pipe.call, got = late, 0
+    while not granted.is_set() and time.monotonic() < deadline:
+        got += limiter.check(token).allowed
+    got += sum(limiter.check(token).allowed for _ in range(3))
+    scheduled.set()
+    while not limiter.stats().lease_permits_used and time.monotonic() < deadline:
+        got += limiter.check(token).allowed
+    own_server.kill()
+
+    assert limiter.stats().lease_permits_used
+    assert got + sum(limiter.check(token).allowed for _ in range(1_000)) <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("later_by_us", "left"), [(1, 6), (-1, 7), (-999_999, 7), (-1_000_000, 6)], ids=["later", "earlier", "much", "back"]
+)
+def test_a_reply_that_is_read_after_a_later_one_is_not_the_last(later_by_us, left):
+    """Unless it is so much earlier that the store's clock must have been set back."""
+    plan = LivePlan((BoundLimit(FIVE, "{k}:0", "k"),))
+    plan.heard(Reply((1, 5_000_000, 7, 0, 0, 0)))
+    plan.heard(Reply((1, 5_000_000 + later_by_us, 6, 0, 0, 0)))
+
+    assert plan.last.remaining(0) == left
 
 
 def test_a_reservation_of_a_longer_life(own_server, limiter):
