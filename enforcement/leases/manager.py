@@ -148,6 +148,7 @@ class LeaseKeeper:
             self._health.failed_beside(exc)
             lease.rest(REST_SECONDS)
         finally:
+            lease.none_come()
             lease.asking = False
         self._give_back(lease, monotonic())  # what was put back meanwhile, for which nobody asked
 
@@ -182,7 +183,7 @@ class LeaseKeeper:
         """
         return min(
             held_max(bound.limit.capacity, fleet)
-            - sum(other.outstanding() for other in self._by_key.get(bound.key, ()) if other is not lease)
+            - sum(other.claimed() for other in self._by_key.get(bound.key, ()) if other is not lease)
             for bound in lease.plan.bounds
         )
 

@@ -114,6 +114,7 @@ class Lease:
     __slots__ = (
         "__weakref__",
         "_ahead_seconds",
+        "_coming",
         "_counted",
         "_extra",
         "_granted",
@@ -153,6 +154,7 @@ class Lease:
         self.asking = False
         self._marks: tuple[int, ...] = ()
         self._next: Grant | None = None
+        self._coming = 0
         self._to_return: list[Remains] = []
         # Handed out = granted - left. No counter is raised when one permit is taken, which keeps take() fast.
         self._granted = self._counted = self._handed_at_sweep = 0
@@ -220,7 +222,7 @@ class Lease:
         with self._lock:
             # Each grant of a log or a bucket has its own end.
             same = permit.reply.marks() == self._marks if self._merges else permit.reply is self.reply and self._marks
-            if same and monotonic() < self.until and self._outstanding() + permit.cost <= most:
+            if same and monotonic() < self.until and self._outstanding() + self._coming + permit.cost <= most:
                 self.left += permit.cost
                 return True
             self._granted -= permit.cost
@@ -231,6 +233,11 @@ class Lease:
         """Return how many permits are charged and not handed out yet."""
         with self._lock:
             return self._outstanding()
+
+    def claimed(self) -> int:
+        """Return how many permits are outstanding or just being requested from the store."""
+        with self._lock:
+            return self._outstanding() + self._coming
 
     def _outstanding(self) -> int:
         waiting = self._next.permits if self._next else 0
@@ -293,7 +300,14 @@ class Lease:
         ahead = rate * self._ahead_seconds
         few = 0.0 if now < self._near_until else min(FEW_PERMITS, rate * SLOW_AHEAD_SECONDS)
         self._is_slow = few > ahead
-        return min(max(1, round(max(ahead, few))), most - self.outstanding())
+        with self._lock:  # what is put back meanwhile must not come on top of what is granted
+            wanted = min(max(1, round(max(ahead, few))), most - self._outstanding())
+            self._coming = max(0, wanted)
+        return wanted
+
+    def none_come(self) -> None:
+        """Note that no permits are being requested from the store any more."""
+        self._coming = 0
 
     def fill(self, grant: Grant) -> None:
         """Add permits that the store has granted, or let them wait until the present ones are used up."""
@@ -301,6 +315,7 @@ class Lease:
         if any(2 * grant.reply.remaining(i) < bound.limit.capacity for i, bound in enumerate(self.plan.bounds)):
             self._near_until = max(self._near_until, now + SLOW_STEADY_SECONDS)
         with self._lock:
+            self._coming = 0
             if self.left and not (self._merges and grant.marks == self._marks):
                 # The permits of an earlier window are of no use now, but those of a log or bucket still are.
                 if now < self.until and not self._merges:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -129,6 +130,47 @@ def test_permits_that_many_requests_put_back_leave_no_more_unused_than_the_bound
         assert [decision.allowed for decision in decisions] == [True] * 30 + [False] * 41
         assert held <= decisions[0].limits[1].unused_max == 100
         assert used(limiter, shared, "all") == 30 + held
+
+
+def test_permits_that_are_put_back_during_a_fill_leave_no_more_unused_than_the_bound(server, world, lease_clock):
+    """The denied requests took 80 permits; while the store grants as many again, they do not all come back."""
+    shared = leased(1_000)
+    passing, denied = [(OWN, "user:1"), (shared, "all")], [(strict(4), "user:2"), (shared, "all")]
+    with Limiter(server.url, timeout=5.0) as limiter:
+        keeper, most = limiter._engine.leases, []
+        for _ in range(400):
+            lease_clock.now += 0.001
+            limiter.hit(passing)
+            lease_clock.settle(limiter)
+        call, fill = limiter._pipe.call, keeper._pipe.call
+
+        def filling(command):
+            reply = fill(command)
+            if len(taken) < 12:
+                return reply
+            granted.set()
+            assert put_back.wait(10)
+            return reply
+
+        def late(*command):
+            if len(taken) < 12:
+                taken.append(command)
+                limiter.hit(denied, costs=5)
+            else:
+                assert granted.wait(10)
+            return call(*command)
+
+        taken, granted, put_back = [], threading.Event(), threading.Event()
+        keeper._pipe.call, limiter._pipe.call = filling, late
+        limiter.hit(denied, costs=5)
+        put_back.set()
+        keeper._pipe.call, limiter._pipe.call = fill, call
+        lease_clock.settle(limiter)
+        held, counted = keeper.outstanding(), used(limiter, shared, "all")
+
+    assert granted.is_set()
+    assert held <= 100
+    assert counted == 400 + held
 
 
 @pytest.mark.parametrize(("left", "allowed"), [(5, True), (0, False)])
