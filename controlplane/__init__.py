@@ -5,7 +5,7 @@ import sys
 from controlplane import aliases
 from enforcement.extras import Requirement
 
-if sys.version_info < (3, 12):
+if sys.version_info < (3, 12):  # noqa: UP036  (the version of the library, whose package this is, is lower)
     raise ImportError(f"The control plane needs Python 3.12 or newer, got {sys.version.split()[0]}.")
 
 aliases.install()

@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 from django.core.cache import cache
 from django.db import connection, transaction
 
+from controlplane.core.requests import PerRequest
 from enforcement.logs import RateLimitedLogger
 
 P, T = ParamSpec("P"), TypeVar("T")
@@ -36,6 +37,8 @@ COUNTED_EVERY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 _log = RateLimitedLogger(logger, seconds=QUIET_SECONDS)
+# The sources that a request only reads, although its view reads others or none.
+read_by: PerRequest[set[str]] = PerRequest(lambda request: set())
 _unread: ContextVar[tuple[str, ...]] = ContextVar("unread", default=())
 
 

@@ -1,9 +1,6 @@
 """The counts of usage, the periods in which they are summed up, and how long each is kept."""
 
 from datetime import date, datetime, timedelta
-from typing import TypeVar
-
-At = TypeVar("At", date, datetime)
 
 DECISIONS = ("allowed", "denied", "would_deny")
 COUNTS = (*DECISIONS, "cost")
@@ -19,7 +16,7 @@ def start_of(period: str, at: datetime) -> datetime:
     return minute.replace(minute=0) if period == "hour" else minute.replace(hour=0, minute=0)
 
 
-def periods_like(at: At, step: timedelta, first: At, end: At, most: int) -> list[At]:
+def periods_like[At: (date, datetime)](at: At, step: timedelta, first: At, end: At, most: int) -> list[At]:
     """
     Return the starts of past periods that are like the one at *at*, the last first. A forecast is their mean.
 

@@ -1,4 +1,4 @@
-"""The id of a request, the address of its client, and the log lines that name both."""
+"""What is kept for each request, its id, the address of its client, and the log lines that name both."""
 
 import re
 import secrets
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.core.exceptions import BadRequest
@@ -24,17 +25,35 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 MONITORING = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
-def request_id(request: Any) -> str:
+class PerRequest[T]:
     """
-    Return the id of a request, which is the value of X-Request-Id if that is valid, else a random one.
+    A value for each request, which is made when it is first read.
 
-    A request keeps its id.
+    It is gone with the request, so it must not refer to the request, as the lazy user of a request does.
     """
-    request = getattr(request, "_request", request)  # the request of Django, if REST framework has wrapped it
-    if not hasattr(request, "sluicegate_id"):
-        sent = request.headers.get(ID_HEADER, "")
-        request.sluicegate_id = sent if _ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
-    return request.sluicegate_id
+
+    def __init__(self, make: Callable[[HttpRequest], T]) -> None:
+        self._make = make
+        self._values: WeakKeyDictionary[HttpRequest, T] = WeakKeyDictionary()
+
+    def __call__(self, request: Any) -> T:
+        """Return the value of a request of Django, or of the one that REST framework has wrapped."""
+        request = getattr(request, "_request", request)
+        if request not in self._values:
+            self._values[request] = self._make(request)
+        return self._values[request]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _request_id(request: HttpRequest) -> str:
+    sent = request.headers.get(ID_HEADER, "")
+    return sent if _ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+
+
+# The id of a request, which is the value of X-Request-Id if that is valid, else a random one.
+request_id = PerRequest(_request_id)
 
 
 def client_address(request: Any) -> str | None:

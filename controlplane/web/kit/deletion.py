@@ -16,6 +16,7 @@ from django.utils.text import capfirst
 from controlplane.core.tables.counting import capped
 from controlplane.core.tables.dependents import Dependents
 from controlplane.objects.people.scope import is_operator
+from controlplane.web.kit.state import reposted, state_of
 from controlplane.web.scope.views import ScopedAdmin
 
 FIELD = "object_name"
@@ -96,7 +97,7 @@ class NamedDeletion:
         # Django deletes for any field that is posted.
         asked = _Deletion(request, "" if row is None else self.asked_name(row), request.method == "POST")
         if asked.refuses:
-            request.POST = QueryDict()
+            reposted(request, QueryDict())
         return super().delete_view(request, object_id, {**(extra_context or {}), **asked.context})
 
     def response_action(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
@@ -109,7 +110,7 @@ class NamedDeletion:
         return response
 
     def _name_of(self, request: HttpRequest, rows: QuerySet) -> str:
-        rows, summary = chosen(request, rows), getattr(request, "selected", None)
+        rows, summary = chosen(request, rows), state_of(request).selection
         count = rows.count() if summary is None else summary.count
         return self.asked_name(rows.first()) if count == 1 else f"{count} {self.opts.verbose_name_plural}"
 
@@ -128,6 +129,5 @@ class _Deletion:
         self.context: dict[str, Any] = {"asked_name": name, "given_name": request.POST.get(FIELD, "")}
         self.refuses = confirms and request.POST.get(FIELD, "").strip() != name
         if self.refuses:
-            request.POST = request.POST.copy()
-            request.POST.pop("post", None)
+            reposted(request, request.POST, without=("post",))
             self.context["name_error"] = f"Type {name} to delete. Nothing is deleted yet."

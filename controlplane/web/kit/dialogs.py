@@ -10,6 +10,7 @@ from django.utils.safestring import mark_safe
 from unfold.decorators import action as theme_action
 
 from controlplane.web.kit.site import ModelAdmin, change_url, done, in_dialog, list_url
+from controlplane.web.kit.state import state_of
 
 
 def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
@@ -28,9 +29,9 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
             if "object_id" in kw and not page.sees(request, page.key_of(kw["object_id"])):
                 return _gone(page, request)
             if "object_id" in kw and in_dialog(request) and request.method == "GET":
-                request.dialog_row = _row(page, request, kw)  # which the title names
+                state_of(request).dialog.row = _row(page, request, kw)
             elif "object_id" in kw and not in_dialog(request):
-                request.dialog_back = change_url(page.model(pk=page.key_of(kw["object_id"])))
+                state_of(request).dialog.back = change_url(page.model(pk=page.key_of(kw["object_id"])))
             try:
                 response = inner(page, request, *args, **kw)
             except page.model.DoesNotExist:

@@ -26,6 +26,7 @@ from controlplane.changes.words.describe import seconds_of
 from controlplane.changes.words.entries import lines_of
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.policies.names import Names
+from controlplane.web.kit.state import Dialog, state_of
 from enforcement.model.instants import duration as in_words
 
 
@@ -161,6 +162,11 @@ class ReasonDialog(BaseDialogForm):
         help_text="The audit keeps the reason.",
     )
 
+    @property
+    def place(self) -> Dialog:
+        """Where the dialog is shown."""
+        return state_of(self.request).dialog
+
 
 def version_of(row: Any) -> str:
     """
@@ -255,27 +261,29 @@ class RecordedForm(OneErrorForm):
         )
 
 
-def sent_before(request: HttpRequest) -> str | None:
+class SentForms:
     """
-    Return the address of the row that the very same form has saved, or None.
+    The forms that the session of a request has sent, each with the address of the row that it has saved.
 
-    Until the end of the transaction, other requests of the session wait here, so that the second one finds the first.
+    Until the end of the transaction, other requests of the session wait, so that the second one finds the first.
     """
-    digest = _digest(request)
-    if digest is None:
-        return None
-    session = Session.objects.select_for_update().filter(pk=request.session.session_key).first()
-    request.sent_forms = session.get_decoded().get(SENT, {}) if session else {}
-    return request.sent_forms.get(digest)
 
+    def __init__(self, request: HttpRequest) -> None:
+        self.request, self.digest = request, _digest(request)
+        self.urls: dict[str, str] = {}
+        if self.digest is not None:
+            session = Session.objects.select_for_update().filter(pk=request.session.session_key).first()
+            self.urls = session.get_decoded().get(SENT, {}) if session else {}
 
-def keep_sent(request: HttpRequest, url: str) -> None:
-    """Keep that the posted form has saved the row at *url*, in the transaction that began with sent_before()."""
-    digest = _digest(request)
-    if digest is not None:
-        newest = [*request.sent_forms.items(), (digest, url)][-MOST_SENT:]
-        request.session[SENT] = dict(newest)
-        request.session.save()
+    def saved_before(self) -> str | None:
+        """Return the address of the row that the very same form has saved, or None."""
+        return self.urls.get(self.digest) if self.digest else None
+
+    def keep(self, url: str) -> None:
+        """Keep that the posted form has saved the row at *url*."""
+        if self.digest is not None:
+            self.request.session[SENT] = dict([*self.urls.items(), (self.digest, url)][-MOST_SENT:])
+            self.request.session.save()
 
 
 def say_once(request: HttpRequest, level: int, text: str) -> None:
@@ -307,17 +315,18 @@ class SentOnce:
         view = partial(super().changeform_view, request, object_id, *args, **options)
         if request.method != "POST":
             return view()
-        if url := sent_before(request):
+        sent = SentForms(request)
+        if url := sent.saved_before():
             missed = self.has_secret and object_id is None
             say_once(request, messages.WARNING if missed else messages.INFO, SECRET_MISSED if missed else SENT_TWICE)
             return HttpResponseRedirect(url)
-        request.saved_row = None  # an attempt that was undone may have set it
+        state_of(request).saved = None  # an attempt that was undone may have set it
         response = view()
-        if (row := request.saved_row) is not None:
+        if (row := state_of(request).saved) is not None:
             opts = row._meta
-            keep_sent(request, reverse(f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(row.pk)]))
+            sent.keep(reverse(f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(row.pk)]))
         return response
 
     def save_related(self, request: HttpRequest, form: Any, formsets: list[Any], change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        request.saved_row = form.instance
+        state_of(request).saved = form.instance

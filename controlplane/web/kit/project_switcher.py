@@ -17,6 +17,7 @@ from django.template.response import TemplateResponse
 from django.urls import Resolver404, resolve, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
+from controlplane.core.requests import PerRequest
 from controlplane.objects.people.roles import VIEWER
 from controlplane.objects.people.scope import projects_of
 from controlplane.objects.projects.models import Project
@@ -63,13 +64,6 @@ def choice(request: HttpRequest) -> ProjectChoice:
     return ProjectChoice(chosen(request), only, first[:SHOWN] if len(first) > 1 else [], len(first) > SHOWN)
 
 
-def chosen(request: HttpRequest) -> Project | None:
-    """Return the project that the address of a page names, or the one that was chosen last, or None for all."""
-    if not hasattr(request, "chosen_project"):
-        request.chosen_project = _chosen(request)
-    return request.chosen_project
-
-
 def carried(name: str, project: Project | None) -> str:
     """Return the query that narrows a list to a project, or an empty string if it cannot be, or for None."""
     if project is None or name not in LINKED:
@@ -103,6 +97,10 @@ def _chosen(request: HttpRequest) -> Project | None:
         key = QueryDict(request.GET["_changelist_filters"]).get(FILTERS[list_name], "")
         return _found(request, key)
     return _found(request, session.get(KEY, ""))
+
+
+# The project that the address of a page names, or the one that was chosen last, or None for all.
+chosen = PerRequest(_chosen)
 
 
 def _remember(session: Any, project: Project | None) -> None:

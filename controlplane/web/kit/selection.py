@@ -10,6 +10,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from controlplane.core.tables.digests import Summary, count_in, digest_of, summary_of
+from controlplane.web.kit.state import state_of
 
 # A longer list of names is not read, and the number is what matters.
 NAMES_SHOWN = 20
@@ -21,17 +22,13 @@ NAMES = {"q": "search"}
 
 def everything(request: HttpRequest, rows: QuerySet, most: int, column: str = "") -> Summary | None:
     """
-    Return a summary of all rows of a list if they are selected, or None if some are ticked. The request keeps it.
+    Return a summary of all rows of a list if they are selected, or None if some are ticked. The page keeps it.
 
     The arguments are those of ``summary_of``.
     """
     is_all = request.POST.get("select_across") == "1"
-    request.selected = summary_of(rows, most, column) if is_all else None
-    return request.selected
-
-
-def _kept(request: HttpRequest) -> Summary | None:
-    return getattr(request, "selected", None)
+    state_of(request).selection = summary_of(rows, most, column) if is_all else None
+    return state_of(request).selection
 
 
 def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
@@ -42,7 +39,7 @@ def selection(request: HttpRequest, rows: QuerySet) -> dict[str, Any]:
     shows whether the rows are still the same then.
     """
     everything = request.POST.get("select_across") == "1"
-    saved = _kept(request)
+    saved = state_of(request).selection
     digest = digest_of(rows) if saved is None else saved.digest
     count = count_in(digest)
     shown = _first(rows, count)
@@ -85,7 +82,7 @@ def has_changed(request: HttpRequest, rows: QuerySet) -> bool:
     seen = request.POST.get("selection")
     if seen is None:
         return False
-    if saved := _kept(request):
+    if saved := state_of(request).selection:
         return seen != saved.digest
     return seen != digest_of(rows.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME)))
 

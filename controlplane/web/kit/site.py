@@ -30,6 +30,7 @@ from controlplane.releases.publishing.models import OutboxEntry
 from controlplane.web.kit.deletion import CountedDeletion
 from controlplane.web.kit.forms import InstantInput, RecordedForm, SentOnce
 from controlplane.web.kit.selection import everything, has_changed, selection
+from controlplane.web.kit.state import reposted, state_of
 from controlplane.web.kit.times import exact, zone_name
 from controlplane.web.scope.views import ScopedAdmin
 
@@ -144,7 +145,6 @@ class ModelAdmin(PagedList, ScopedAdmin, ThemeModelAdmin):
 
     def page(self, request: HttpRequest, template: str, **context: Any) -> TemplateResponse:
         """Return a response with a template of this project in the frame of the admin."""
-        request.current_app = self.admin_site.name
         shared = {**self.admin_site.each_context(request), "opts": self.opts, "model_admin": self}
         return TemplateResponse(request, f"admin/sluicegate/{template}", {**shared, **context})
 
@@ -175,15 +175,16 @@ class ChangingAdmin(ModelAdmin):
     @contextmanager
     def changing(self, request: HttpRequest, reason: str = "") -> Iterator[OpenChange]:
         """Run the block as one change, yield that change, and then show a message that says whether it is published."""
-        request.held_messages = []
+        state = state_of(request)
+        state.notes = []
         if found := unprintable(reason):
             raise BadRequest(f"reason: Must have printable characters only, but contains {found}.")
         with change(actor=actor_of(request), reason=reason) as tx:
-            request.change = tx
+            state.change = tx
             yield tx
-        held, request.held_messages = request.held_messages, None
-        if held:
-            sentences = filter(None, [*held, self._publication(tx)])
+        notes, state.notes = state.notes, None
+        if notes:
+            sentences = filter(None, [*notes, self._publication(tx)])
             messages.success(request, format_html_join(" ", "{}", ((sentence,) for sentence in sentences)))
 
     def _publication(self, tx: OpenChange) -> str:
@@ -199,8 +200,9 @@ class ChangingAdmin(ModelAdmin):
         self, request: HttpRequest, message: Any, level: int = messages.INFO, *args: Any, **kw: Any
     ) -> None:
         """Show a message to the user, or keep it during a change, so that one message also names the revision."""
-        if getattr(request, "held_messages", None) is not None and level in (messages.INFO, messages.SUCCESS):
-            request.held_messages.append(message)
+        notes = state_of(request).notes
+        if notes is not None and level in (messages.INFO, messages.SUCCESS):
+            notes.append(message)
         else:
             super().message_user(request, message, level, *args, **kw)
 
@@ -267,9 +269,7 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
         if has_changed(request, queryset):
             text = "The selected rows are not the same as when you opened this page. Check them and confirm again."
             messages.warning(request, text)
-            request.POST = request.POST.copy()  # the action then asks again
-            for confirmed in ("change_reason", "post"):
-                request.POST.pop(confirmed, None)
+            reposted(request, request.POST, without=("change_reason", "post"))  # the action then asks again
         response = super().response_action(request, queryset)
         if isinstance(response, TemplateResponse) and "deletable_objects" in response.context_data:
             chosen = selection(request, response.context_data["queryset"])
@@ -279,14 +279,14 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
 
     def response_change(self, request: HttpRequest, obj: models.Model) -> HttpResponse:
         response = super().response_change(request, obj)
-        if request.change.is_empty:
-            request.held_messages = None
+        if state_of(request).tx.is_empty:
+            state_of(request).notes = None
             messages.info(request, f"Nothing was changed. {obj} is as it was.")
         return response
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> models.Model | None:
         result = super().get_object(request, object_id, from_field)
-        if result is None or getattr(request, "change", None) is None:
+        if result is None or state_of(request).change is None:
             return result
         # If two users save at once, the second waits here, then sees that the row has changed.
         self.model._default_manager.select_for_update().filter(pk=result.pk).first()
@@ -298,10 +298,11 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
         return [*fieldsets, (None, {"fields": ["change_reason"]})] if rights else fieldsets
 
     def save_model(self, request: HttpRequest, obj: models.Model, form: RecordedForm, change: bool) -> None:
-        request.change.reason = form.cleaned_data.get("change_reason", "")
+        state = state_of(request)
+        state.tx.reason = form.cleaned_data.get("change_reason", "")
         present = self.recorded(self.model._default_manager.get(pk=obj.pk)) if change else None
-        request.before = present.as_record() if present else None
-        self.save_row(request.change, obj, form)
+        state.before = present.as_record() if present else None
+        self.save_row(state.tx, obj, form)
         self.check_saved(request, obj, change)
 
     def save_row(self, tx: OpenChange, obj: models.Model, form: RecordedForm) -> None:
@@ -313,7 +314,7 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
 
     def save_related(self, request: HttpRequest, form: RecordedForm, formsets: list[Any], change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        self.record(request.change, form.instance, request.before)
+        self.record(state_of(request).tx, form.instance, state_of(request).before)
 
     def record(self, tx: OpenChange, obj: models.Model, before: dict[str, Any] | None) -> None:
         """
@@ -327,11 +328,11 @@ class RecordedAdmin(SentOnce, CountedDeletion, ChangingAdmin):
             tx.updated(obj, before)
 
     def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
-        request.change.delete(self.recorded(obj))
+        state_of(request).tx.delete(self.recorded(obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet) -> None:
         for obj in queryset:
-            request.change.delete(self.recorded(obj))
+            state_of(request).tx.delete(self.recorded(obj))
 
     def recorded(self, obj: models.Model) -> Any:
         """

@@ -20,6 +20,7 @@ from controlplane.web.kit.deletion import NamedDeletion
 from controlplane.web.kit.filters import EndsFilter, label_of
 from controlplane.web.kit.forms import LabelsField, ReasonDialog, RecordedForm
 from controlplane.web.kit.site import SecretAdmin, change_url, done, instant, links, list_url
+from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
 from controlplane.web.pages.tokens.labels import LabelGroups, label_query, linked_labels
 from controlplane.web.pages.tokens.secret_search import SecretSearch
@@ -118,7 +119,7 @@ class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
 
     def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
         self.message_user(request, f"{obj} was created.", messages.SUCCESS)
-        return self.secret_page(request, obj, request.change.secret)
+        return self.secret_page(request, obj, state_of(request).tx.secret)
 
     def revoke_one(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
         with self.changing(request, form.cleaned_data["reason"]) as tx:

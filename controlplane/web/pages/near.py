@@ -21,6 +21,7 @@ from unfold.decorators import display
 from controlplane.core.instants import whole
 from controlplane.core.money import permits, quantity
 from controlplane.core.optional import COUNTERS, USAGE, optional
+from controlplane.core.requests import PerRequest
 from controlplane.objects.people.roles import VIEWER
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Policy
@@ -56,7 +57,7 @@ def reach_of(request: HttpRequest) -> Reach:
 def near_card(request: HttpRequest, most: int = SHOWN, candidates: int = near.FEW_CANDIDATES) -> dict[str, Any]:
     """Return the context of the template near.html, with at most *most* rows, from the busiest *candidates*."""
     now = timezone.now()
-    found = near_of(request, candidates)
+    found = _near_list(reach_of(request), candidates)
     if found is None:
         return {"away": True, "now": now}
     known = Policy.objects.in_bulk({row.held.rule.policy.id for row in found.rows[:most]})
@@ -65,16 +66,13 @@ def near_card(request: HttpRequest, most: int = SHOWN, candidates: int = near.FE
     return {"rows": rows, "count": len(found.rows), "found": found, "now": now, "url": url, "near": near.NEAR}
 
 
-def near_of(request: HttpRequest, candidates: int = near.MOST_CANDIDATES) -> near.NearList | None:
-    """Return those near a limit whom the user may see, read once for a request, or None if they cannot be read."""
-    if not hasattr(request, "near_limits"):
-        request.near_limits = _near_list(reach_of(request), candidates)
-    return request.near_limits
-
-
 @optional(COUNTERS, lambda *_: None)
-def _near_list(reach: Reach, candidates: int) -> near.NearList | None:
+def _near_list(reach: Reach, candidates: int = near.MOST_CANDIDATES) -> near.NearList | None:
     return near.near_list(reach, timezone.now(), live_counters.client(), MOST_COMMANDS - COLUMN_COMMANDS, candidates)
+
+
+# Those near a limit whom the user may see, or None if they cannot be read. The query of a filter runs twice.
+near_of = PerRequest(lambda request: _near_list(reach_of(request)))
 
 
 @permission_required(VIEWER)

@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.utils.http import http_date
 
-_NOTED = "sluicegate_deprecated"
+from controlplane.core.requests import PerRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +29,8 @@ class Deprecation:
             raise ValueError("sunset: must not be before since")
 
 
-def note(request: Any, deprecation: Deprecation) -> None:
-    """Remember that a request uses something that is deprecated."""
-    request = getattr(request, "_request", request)
-    setattr(request, _NOTED, (*noted(request), deprecation))
-
-
-def noted(request: Any) -> tuple[Deprecation, ...]:
-    """Return what was remembered of a request."""
-    return getattr(getattr(request, "_request", request), _NOTED, ())
+# What a request uses that is deprecated.
+noted: PerRequest[list[Deprecation]] = PerRequest(lambda request: [])
 
 
 def headers_of(found: Iterable[Deprecation]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.web.restkit import fields
-from controlplane.web.restkit.deprecation import Deprecation, note
+from controlplane.web.restkit.deprecation import Deprecation, noted
 from controlplane.web.restkit.problems import InvalidQuery, model_errors
 from enforcement.model.matching import is_label
 from enforcement.model.spelling import closest
@@ -43,7 +43,7 @@ class StrictSerializer(serializers.Serializer):
         errors = self._surplus(data) if isinstance(data, Mapping) else {}
         used = self.deprecated.keys() & (data if isinstance(data, Mapping) else ())
         for name in used if "request" in self.context else ():  # a job has no response that could say so
-            note(self.context["request"], self.deprecated[name])
+            noted(self.context["request"]).append(self.deprecated[name])
         try:
             value = super().to_internal_value(data)
         except ValidationError as exc:

@@ -80,7 +80,7 @@ class UnreadSources:
     Answer with 503 if what a page shows, or what an address of REST reads, is an optional source that fails.
 
     A view names the source as ``optional_source``. It reads if it is asked by GET, or is ``read_only``. Another view
-    gives the attribute to a request that only reads such a source, as if a list is filtered by usage.
+    notes in ``read_by`` a request that only reads such a source, as if a list is filtered by usage.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -93,7 +93,8 @@ class UnreadSources:
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         view = _view_of(request)
         reads = request.method in ("GET", "HEAD") or getattr(view, "read_only", False)
-        source = getattr(request, "optional_source", "") or (reads and getattr(view, "optional_source", ""))
+        named = getattr(view, "optional_source", "") if reads else ""
+        source = next(iter(optional.read_by(request)), named)
         if not source or isinstance(exception, ANSWERED):
             return None
         optional.note(source, exception)

@@ -137,7 +137,7 @@ def test_permits_that_are_put_back_during_a_fill_leave_no_more_unused_than_the_b
     shared = leased(1_000)
     passing, denied = [(OWN, "user:1"), (shared, "all")], [(strict(4), "user:2"), (shared, "all")]
     with Limiter(server.url, timeout=5.0) as limiter:
-        keeper, most = limiter._engine.leases, []
+        keeper = limiter._engine.leases
         for _ in range(400):
             lease_clock.now += 0.001
             limiter.hit(passing)

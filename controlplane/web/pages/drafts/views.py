@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.contrib import messages
@@ -17,6 +18,7 @@ from controlplane.changes.change.transaction import OpenChange
 from controlplane.changes.words.differences import differs
 from controlplane.changes.words.fields import NoNames
 from controlplane.changes.words.words import Line, lines
+from controlplane.core.requests import PerRequest
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.releases.drafts.actions import (
@@ -30,17 +32,17 @@ from controlplane.releases.drafts.actions import (
 )
 from controlplane.releases.drafts.models import PolicyDraft
 from controlplane.releases.review.reviews import SHADOW, review_of, start_in_shadow
-from controlplane.web.kit.forms import keep_sent, say_once, sent_before
+from controlplane.web.kit.forms import SentForms, say_once
 from controlplane.web.kit.site import actor_of, change_url, list_url
+from controlplane.web.kit.state import reposted, state_of
 from controlplane.web.pages.review.views import (
-    ASKING,
     OTHER_CHANGE,
     SEEN,
     START,
     ReviewNeeded,
+    ask_again,
     missing,
     visible,
-    without_decision,
 )
 
 DRAFT = "_draft"
@@ -57,6 +59,25 @@ class DraftWanted(Exception):
     def __init__(self, policy: Policy, content: dict[str, Any]) -> None:
         super().__init__(policy.slug)
         self.policy, self.content = policy, content
+
+
+@dataclass(slots=True)
+class OpenDraft:
+    """
+    What a page of policies keeps of a draft while it answers one request.
+
+    Attributes:
+        draft: The draft whose form is shown or saved, or None for that of the policy.
+        limits: The ids of the limits that the policy has without the form.
+        digest: Stands for the policy as it is and as the draft has it.
+    """
+
+    draft: PolicyDraft | None = None
+    limits: set[str] = field(default_factory=set)
+    digest: str = ""
+
+
+open_draft: PerRequest[OpenDraft] = PerRequest(lambda request: OpenDraft())
 
 
 def seen_drafts(user: Any) -> Any:
@@ -79,12 +100,13 @@ class DraftedPolicies:
 
     def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
         view = super().changeform_view
-        if getattr(request, "draft", None) is not None:
+        opened = open_draft(request)
+        if opened.draft is not None:
             return view(request, *args, **options)
         # Before the form is saved, of which all is undone.
         object_id = args[0] if args else options.get("object_id")
         kept = Limit.objects.filter(policy=self.key_of(object_id)).values_list("pk", flat=True)
-        request.kept_limits = set(kept) if request.method == "POST" and DRAFT in request.POST else set()
+        opened.limits = set(kept) if request.method == "POST" and DRAFT in request.POST else set()
         try:
             return view(request, *args, **options)
         except DraftWanted as wanted:
@@ -99,24 +121,26 @@ class DraftedPolicies:
         Raises:
             DraftWanted: The form is to be saved as a draft.
         """
-        if DRAFT in request.POST or getattr(request, "draft", None) is not None:
+        opened = open_draft(request)
+        if DRAFT in request.POST or opened.draft is not None:
             saved = Policy.objects.select_related("project").get(pk=policy.pk)
-            raise DraftWanted(saved, content_of(saved, request.kept_limits))
+            raise DraftWanted(saved, content_of(saved, opened.limits))
         super().settle_review(request, policy)
 
     def _keep(self, request: HttpRequest, draft: PolicyDraft, content: dict[str, Any]) -> HttpResponse:
-        request.held_messages = request.change = None
+        state_of(request).undone()
         before = draft.before if draft.policy else {}
         if draft._state.adding and all(before.get(name, {}) == content[name] for name in PolicyDraft.FIELDS):
             messages.info(request, SAME)
             return HttpResponseRedirect(change_url(draft.policy))
         try:
             with self.changing(request, request.POST.get("change_reason", "")[:500]) as tx:
-                if url := sent_before(request):
+                sent = SentForms(request)
+                if url := sent.saved_before():
                     say_once(request, messages.SUCCESS, SAVED)
                     return HttpResponseRedirect(url)
                 save_draft(tx, draft, content)
-                keep_sent(request, change_url(draft))
+                sent.keep(change_url(draft))
         except ValidationError as exc:
             messages.error(request, " ".join(exc.messages))
             return HttpResponseRedirect(list_url(PolicyDraft))
@@ -129,8 +153,9 @@ class DraftedPolicies:
 
         The draft is laid out in a transaction that is always undone, so that the form is that of a policy.
         """
-        request.draft = draft
-        request.kept_limits = set(Limit.objects.filter(policy=draft.policy_key).values_list("pk", flat=True))
+        opened = open_draft(request)
+        opened.draft = draft
+        opened.limits = set(Limit.objects.filter(policy=draft.policy_key).values_list("pk", flat=True))
         slug = with_free_slug(draft)
         if slug != draft.content["slug"] and request.method == "GET":
             text = (
@@ -147,7 +172,7 @@ class DraftedPolicies:
                 if isinstance(response, TemplateResponse):
                     response.render()
                 transaction.set_rollback(True)
-            request.held_messages = None
+            state_of(request).notes = None
             return response
         except DraftWanted as wanted:
             return self._keep(request, draft, wanted.content)
@@ -156,30 +181,28 @@ class DraftedPolicies:
             return HttpResponseRedirect(change_url(draft))
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
-        if (draft := getattr(request, "draft", None)) is not None:
+        if (draft := open_draft(request).draft) is not None:
             hidden = ("show_save_and_add_another", "show_save_and_continue", "show_delete", "show_history")
             context |= dict.fromkeys(hidden, False)
             context |= {"draft": draft, "crumb": str(draft), "draft_url": change_url(draft), "title": str(draft)}
         return super().render_change_form(request, context, **options)
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        return [] if getattr(request, "draft", None) is not None else super().get_actions_detail(request, object_id)
+        return [] if open_draft(request).draft is not None else super().get_actions_detail(request, object_id)
 
     def publish_view(self, request: HttpRequest, draft: PolicyDraft) -> HttpResponse:
         """Show the review of what the draft changes, and publish it once that is confirmed."""
-        if any(name in request.POST for name in ASKING):
-            request.POST = without_decision(request.POST)
+        ask_again(request)
         try:
             with self.changing(request, request.POST.get("change_reason", "")[:500]) as tx:
                 policy = self._publish(request, tx, draft)
                 self.message_user(request, f"{policy} is as its draft was.", messages.SUCCESS)
         except ReviewNeeded as needed:
-            request.held_messages = request.change = None
-            request.POST = request.POST.copy()
-            request.POST.pop(VERSION, None)  # that of the review before
+            state_of(request).undone()
+            reposted(request, request.POST, without=(VERSION,))  # that of the review before
             url = change_url(draft)
             more = {
-                VERSION: request.laid_out,
+                VERSION: open_draft(request).digest,
                 "policy_url": url,
                 "back_url": url,
                 "back_text": "Back to the draft",
@@ -189,7 +212,7 @@ class DraftedPolicies:
             }
             return self.review_page(request, needed, **more)
         except ValidationError as exc:
-            request.held_messages = request.change = None
+            state_of(request).undone()
             messages.error(request, f"The draft cannot be published: {' '.join(exc.messages)}")
             return HttpResponseRedirect(change_url(draft))
         return HttpResponseRedirect(change_url(policy))
@@ -211,7 +234,7 @@ class DraftedPolicies:
         policy, before = lay_out(tx, present)
         after = policy.as_record()
         former = before or {**after, "limits": []}
-        request.laid_out = _digest(former, after)
+        digest = open_draft(request).digest = _digest(former, after)
         review = review_of(policy, former, after, visible(request))
         start = request.POST.get(START, "")
         error = missing(review, start, tx.reason) if start else ""
@@ -219,7 +242,7 @@ class DraftedPolicies:
             if policy.managed_by and not tx.reason.strip():
                 error = IN_FILES
             # The review's digest is of what the limits do. The other one is also of the slug, name and description.
-            elif (request.POST.get(SEEN), request.POST.get(VERSION)) != (review.digest, request.laid_out):
+            elif (request.POST.get(SEEN), request.POST.get(VERSION)) != (review.digest, digest):
                 error = OTHER_CHANGE
         if error or not start:
             raise ReviewNeeded(policy, former, after, error)

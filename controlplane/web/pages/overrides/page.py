@@ -31,6 +31,7 @@ from controlplane.web.kit.filters import EndsFilter, RowFilter
 from controlplane.web.kit.forms import RecordedForm
 from controlplane.web.kit.from_files import ManagedPage, with_mark
 from controlplane.web.kit.site import RecordedAdmin, actor_of, badge, change_url, instant, link_to
+from controlplane.web.kit.state import state_of
 from controlplane.web.pages.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.web.pages.overrides.links import raise_name, raise_url
 from controlplane.web.pages.overrides.raising import Offers, offers
@@ -148,7 +149,7 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
             created_by=actor.name,
             channel=actor.channel,
             request_id=actor.request_id,
-            reason=request.change.reason,
+            reason=state_of(request).tx.reason,
         )
         return HttpResponseRedirect(change_url(job))
 

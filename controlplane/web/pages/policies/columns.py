@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString, mark_safe
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from controlplane.core.optional import USAGE, optional
+from controlplane.core.optional import USAGE, optional, read_by
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Policy
 from controlplane.releases.publishing.models import OutboxEntry, PublishedDocument
@@ -67,7 +67,7 @@ class TrafficFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Policy]) -> QuerySet[Policy]:
         if self.value():
-            request.optional_source = USAGE
+            read_by(request).add(USAGE)
         now, counts = timezone.now(), seen_counts(request.user)
         if self.value() == self.DENYING:
             denials = counts.filter(period="minute", at__gt=now - LATELY, denied__gt=0)

@@ -33,6 +33,7 @@ from controlplane.web.kit.site import (
     links,
     list_url,
 )
+from controlplane.web.kit.state import state_of
 from controlplane.web.pages.drafts.views import DraftedPolicies
 from controlplane.web.pages.near import UsageDay
 from controlplane.web.pages.policies.columns import ManagedFilter, PolicyColumns, TrafficFilter
@@ -227,7 +228,7 @@ class PolicyAdmin(
     def save_formset(self, request: HttpRequest, form: ModelForm, formset: LimitFormSet, change: bool) -> None:
         formset.save(commit=False)
         for limit in formset.deleted_objects:
-            remove_limit(request.change, limit)
+            remove_limit(state_of(request).tx, limit)
         limits = formset.in_order()
         for limit in limits:
             # Two limits may exchange their names, so each first gives up its name.

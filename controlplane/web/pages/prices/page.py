@@ -35,6 +35,7 @@ from controlplane.objects.prices.seen import MOST_SHOWN, SeenModel, seen_lately,
 from controlplane.releases.publishing.models import Revision
 from controlplane.traffic.fleet import heartbeats
 from controlplane.web.kit.site import RecordedAdmin, badge, instant, list_url, long_name
+from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
 from controlplane.web.pages.prices.price_form import PriceForm, line_of
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS
@@ -215,7 +216,7 @@ class ModelPriceAdmin(RecordedAdmin):
         """Do nothing, because save_price() has recorded the change."""
 
     def delete_model(self, request: HttpRequest, obj: ModelPrice) -> None:
-        delete_price(request.change, obj)
+        delete_price(state_of(request).tx, obj)
 
     def narrowed(self, rows: QuerySet, user: Any, kind: str = "view") -> QuerySet:
         """Return those of *rows* to which the user has this access. Nobody changes the prices of the catalogue."""
@@ -224,7 +225,7 @@ class ModelPriceAdmin(RecordedAdmin):
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ModelPrice]) -> None:
         for price in queryset:
-            delete_price(request.change, price)
+            delete_price(state_of(request).tx, price)
 
 
 def _set(price: ModelPrice) -> list[str]:

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from controlplane.releases.review.attaching import row_review
+from controlplane.web.kit.state import state_of
 from controlplane.web.pages.review.views import ReviewedForm, settle
 
 
@@ -15,5 +16,6 @@ class ReviewedAttachment(ReviewedForm):
 
     def save_related(self, request: HttpRequest, form: ModelForm, formsets: list[Any], change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        if request.before is not None and (review := row_review(form.instance, request.before, timezone.now())):
-            settle(request, review, request.change.reason)
+        state = state_of(request)
+        if state.before is not None and (review := row_review(form.instance, state.before, timezone.now())):
+            settle(request, review, state.tx.reason)

@@ -12,6 +12,7 @@ from controlplane.objects.overrides.models import Override
 from controlplane.releases.review.overriding import deletion_review, override_review
 from controlplane.releases.review.reviews import Review
 from controlplane.web.kit.site import change_url, list_url
+from controlplane.web.kit.state import reposted
 from controlplane.web.pages.review.views import ReviewedForm, settle, without_decision
 
 DELETING = {"post": "yes"}
@@ -62,7 +63,7 @@ class ReviewedOverrides(ReviewedForm):
             MadeReviewNeeded: Nobody has confirmed it yet.
         """
         if "post" not in request.POST:  # the selection has changed since it was reviewed
-            request.POST = without_decision(request.POST)
+            reposted(request, without_decision(request.POST))
         count = overrides.count()
         rows = overrides.order_by("pk").select_related("limit__policy", "token__project", "project")[:MOST_READ]
         if count:

@@ -22,8 +22,8 @@ from controlplane.releases.review.verdicts import ShadowVerdict, enforced, verdi
 from controlplane.traffic.callers.kinds import TOKEN
 from controlplane.web.kit.forms import version_of
 from controlplane.web.kit.site import change_url
+from controlplane.web.kit.state import state_of
 from controlplane.web.pages.review.views import (
-    ASKING,
     FILE,
     NO_REASON,
     NO_START,
@@ -33,10 +33,10 @@ from controlplane.web.pages.review.views import (
     START,
     ReviewedForm,
     ReviewNeeded,
+    ask_again,
     missing,
     names_of,
     visible,
-    without_decision,
 )
 
 
@@ -67,8 +67,7 @@ class ReviewedPolicies(ReviewedForm):
             raise Http404
         if not self.has_change_permission(request, policy):
             raise PermissionDenied
-        if any(name in request.POST for name in ASKING):
-            request.POST = without_decision(request.POST)
+        ask_again(request)
         limit = request.GET.get("limit", "")
         values = enforced(policy, limit)
         if values is None:
@@ -112,8 +111,7 @@ class ReviewedPolicies(ReviewedForm):
         if policy.is_global == everywhere:
             messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
             return HttpResponseRedirect(change_url(policy))
-        if any(name in request.POST for name in ASKING):
-            request.POST = without_decision(request.POST)
+        ask_again(request)
         former = former_of(policy) if everywhere else None
         seen = _seen(policy, former)
         policy.is_global = everywhere
@@ -153,7 +151,8 @@ class ReviewedPolicies(ReviewedForm):
         Raises:
             ReviewNeeded: Nobody has confirmed the change yet. It is undone.
         """
-        before = request.before
+        state = state_of(request)
+        before = state.before
         if before is None:
             return
         saved = Policy.objects.get(pk=policy.pk)
@@ -164,13 +163,13 @@ class ReviewedPolicies(ReviewedForm):
         if not review.is_needed:
             return
         start = request.POST.get(START, "")
-        error = missing(review, start, request.change.reason)
+        error = missing(review, start, state.tx.reason)
         if start and not error and request.POST.get(SEEN) != review.digest:
             error = OTHER_CHANGE
         if error:
             raise ReviewNeeded(saved, before, after, error if start else "")
         if start == SHADOW:
-            start_in_shadow(request.change, saved, review.changes)
+            start_in_shadow(state.tx, saved, review.changes)
 
 
 def _where(policy: Policy) -> str:

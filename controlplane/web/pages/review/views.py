@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from controlplane.core.files import streamed
-from controlplane.core.optional import PREVIEW
+from controlplane.core.optional import PREVIEW, read_by
 from controlplane.objects.people.scope import is_operator, keeps_access, projects_of
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project, Token
@@ -34,6 +34,7 @@ from controlplane.traffic.fleet.heartbeats import fleet_now
 from controlplane.web.kit.amounts import is_money
 from controlplane.web.kit.forms import BACK, version_of
 from controlplane.web.kit.site import actor_of, change_url, link_to
+from controlplane.web.kit.state import reposted, state_of
 from enforcement.model.money import figure
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
@@ -140,12 +141,12 @@ class ReviewedForm:
 
     def reviewed(self, request: HttpRequest, view: Callable[[], HttpResponse]) -> HttpResponse:
         """Return the response of *view*, or the review that it needs."""
-        if request.method == "POST" and any(name in request.POST for name in ASKING):
-            request.POST = without_decision(request.POST)
+        if request.method == "POST":
+            ask_again(request)
         try:
             return view()
         except ReviewNeeded as needed:
-            request.held_messages = request.change = None
+            state_of(request).undone()
             return self.review_page(request, needed)
 
     def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
@@ -187,7 +188,7 @@ class ReviewedForm:
         """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
         from controlplane.releases.preview.previews import Recorded  # numpy, which only a preview needs
 
-        request.optional_source = PREVIEW
+        read_by(request).add(PREVIEW)
         length = SPANS[_span(request)][0]
         recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.supposed)
         lines, may_go_on = (
@@ -208,6 +209,12 @@ def missing(review: Review, start: str, reason: str) -> str:
     if start not in (SHADOW, ENFORCE) or (start == SHADOW and not review.can_start_in_shadow):
         return NO_START
     return NO_REASON if review.needs_reason and not reason.strip() else ""
+
+
+def ask_again(request: HttpRequest) -> None:
+    """Let a request that only asks for more decide nothing, with the quota or the range that it asks for."""
+    if any(name in request.POST for name in ASKING):
+        reposted(request, without_decision(request.POST))
 
 
 def without_decision(posted: QueryDict) -> QueryDict:

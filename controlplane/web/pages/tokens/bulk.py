@@ -27,6 +27,7 @@ from controlplane.web.kit.filters import label_of
 from controlplane.web.kit.forms import BACK, InstantInput
 from controlplane.web.kit.selection import selection
 from controlplane.web.kit.site import actor_of, change_url
+from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
 from controlplane.web.pages.review.views import settle
 
@@ -175,7 +176,8 @@ class BulkActions:
     ) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
         # By their ids, because for a subquery the database would read the tokens of each project.
-        found = request.selected or summary_of(tokens, self.most_at_once, self.counted_by)
+        state = state_of(request)
+        found = state.selection or summary_of(tokens, self.most_at_once, self.counted_by)
         count, projects = found.count, list(Project.objects.filter(pk__in=found.counts).order_by("slug"))
         asked = "change_reason" in request.POST
         name = tokens.get().name if count == 1 else f"{count} tokens"
@@ -184,11 +186,11 @@ class BulkActions:
         if BACK in request.POST or not (asked and form.is_valid()):
             title = f"{verb} {noun}"
             return self._ask(request, tokens, deed, form, title, effect, projects)
-        request.change.reason = form.cleaned_data["change_reason"]
+        state.tx.reason = form.cleaned_data["change_reason"]
         self._settle(request, tokens, deed, form.arguments())
         if count > many_tokens.MOST_IN_A_REQUEST:
             return self._start(request, tokens, found, {"deed": deed, **form.arguments()}, f"{verb} {noun}", projects)
-        changed = many_tokens.DEEDS[deed](request.change, tokens, form.arguments())
+        changed = many_tokens.DEEDS[deed](state.tx, tokens, form.arguments())
         self.message_user(request, _outcome(deed, changed, count), messages.SUCCESS)
         return None
 
@@ -199,15 +201,15 @@ class BulkActions:
         Raises:
             MadeReviewNeeded: Limits deny other requests than before, and nobody has confirmed that yet.
         """
-        now = timezone.now()
+        now, reason = timezone.now(), state_of(request).tx.reason
         if deed == "policy":
             policy = Policy.objects.filter(pk=given["policy"]).first()
-            settle(request, tokens_review(tokens, policy, now), request.change.reason)
+            settle(request, tokens_review(tokens, policy, now), reason)
         elif deed == "label":
             rows = Token.objects.select_related("project").filter(pk__in=tokens.order_by().values("pk"))
             some = rows.order_by("pk")[: many_tokens.MOST_IN_A_REQUEST]
             changed = [(token, token.labels, many_tokens.labels_with(token, given)) for token in some]
-            settle(request, labels_review(changed, now), request.change.reason)
+            settle(request, labels_review(changed, now), reason)
 
     def _ask(
         self,
@@ -259,18 +261,20 @@ class DeletedByJob:
         return super().delete_view(request, object_id, {**(extra_context or {}), "is_job": is_job})
 
     def delete_model(self, request: HttpRequest, obj: Project) -> None:
-        request.job = None
+        state = state_of(request)
+        state.started = None  # an attempt that was undone may have set it
         if many_tokens.is_large([obj.pk]):
-            request.job = many_tokens.start_deletion(request.change, obj, **_author(request))
+            state.started = many_tokens.start_deletion(state.tx, obj, **_author(request))
         else:
             super().delete_model(request, obj)
 
     def response_delete(self, request: HttpRequest, obj_display: str, obj_id: str) -> HttpResponse:
-        if request.job is None:
+        job = state_of(request).started
+        if job is None:
             return super().response_delete(request, obj_display, obj_id)
         text = f"{obj_display} is inactive, and a job deletes it with all of its tokens."
         self.message_user(request, text, messages.SUCCESS)
-        return HttpResponseRedirect(change_url(request.job))
+        return HttpResponseRedirect(change_url(job))
 
     def response_action(self, request: HttpRequest, queryset: QuerySet[Project]) -> HttpResponse | None:
         is_deletion = request.POST.get("action") == "delete_selected"
@@ -284,7 +288,7 @@ class DeletedByJob:
 
 def _author(request: HttpRequest) -> dict[str, Any]:
     """Return the fields of a job that say who started it, and why."""
-    actor, reason = actor_of(request), request.change.reason
+    actor, reason = actor_of(request), state_of(request).tx.reason
     named = {"created_by": actor.name, "channel": actor.channel, "request_id": actor.request_id}
     return {"user": request.user, **named, "reason": reason}
 
