@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from enforcement.model.checks import shown
@@ -91,6 +92,11 @@ class PolicyFile:
         if self.token_overrides is not None:
             values["token_overrides"] = [self.token_overrides[key] for key in sorted(self.token_overrides)]
         return values
+
+
+def has_ended(override: Mapping[str, Any], now: datetime) -> bool:
+    """Return whether an override of a file has ended."""
+    return "ends_at" in override and datetime.fromisoformat(override["ends_at"]) <= now
 
 
 def from_source(source: Source) -> PolicyFile:

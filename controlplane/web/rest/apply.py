@@ -146,7 +146,7 @@ class ApplyTrialSerializer(TrialSerializer):
 class PlanChanged(Conflict):
     """Raised if a plan was made for another state. The response has the present one."""
 
-    default_detail = "Something was changed after the plan was made. Nothing was changed. Make a new plan."
+    default_detail = "Something was changed after the plan was made, so that nothing was done. Make a new plan."
     default_code = "plan_changed"
 
     def __init__(self, state: str, detail: str = "") -> None:
@@ -202,7 +202,8 @@ class ApplyView(ApiView):
             raise PlanChanged(plan.state)
         newest = last_revision()
         if asked.get("base", newest) != newest:
-            raise PlanChanged(plan.state, f"The newest revision must be {asked['base']}, and is {newest}.")
+            rule = f"The newest revision must be {asked['base']}, and is {newest}. Nothing was done."
+            raise PlanChanged(plan.state, rule)
 
     def _check_writing(self, change: Change) -> list[str]:
         """

@@ -6,10 +6,11 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from uuid import uuid4
 
 import typer
@@ -17,31 +18,31 @@ import typer
 from enforcement.cli.commands import CHANGES, DETAILED
 from enforcement.cli.remote.account import account
 from enforcement.cli.remote.files.applying import (
-    ApplyReport,
+    SIGNS,
     FilePlan,
+    Moved,
+    Options,
+    Wish,
     carry_out,
-    check_base,
-    confirmed_plan,
     make_plan,
-    plan_from,
-    reviews,
-    warnings_of,
+    saved_wish,
 )
-from enforcement.cli.remote.files.applying import Moved as StateMoved
 from enforcement.cli.remote.files.present import read_present
-from enforcement.cli.remote.files.steps import SIGNS, PlanStep, Wanted
 from enforcement.cli.remote.files.yaml_source import read_file, to_yaml
 from enforcement.cli.remote.options import AsJson, Reason, Trace, Yes, checked_slug, confirm, control_plane
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
-from enforcement.cli.remote.screen import progress, show, show_json, write_utf8
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, ServerAway
+from enforcement.cli.remote.screen import change_words, show, show_json, write_utf8
 from enforcement.policy_files import schema as file_schema
 from enforcement.policy_files.clashes import clashes
 from enforcement.policy_files.policy_file import FileTooLarge, PolicyFile, check_size
 from enforcement.policy_files.source import InvalidFile, InvalidFiles
 
-DIFFERS, UNREAD, REFUSED, MOVED, STOPPED, INTERRUPTED = 1, 2, 2, 3, 4, 130
+DIFFERS, UNREAD, REFUSED, MOVED, UNKNOWN, INTERRUPTED = 1, 2, 2, 3, 4, 130
 MAX_MARK: Final = 200
 MAX_PLAN_BYTES: Final = 16 * 1_048_576
+# What the control plane counts, and what a person calls it.
+COUNTS: Final = {"created": "create", "updated": "change", "deleted": "delete"}
+_MAY_BE_DONE: Final = "It may have been made. Make a new plan, which shows whether it was."
 
 PolicyPath = Annotated[str, typer.Argument(metavar="FILE", help="A policy file.")]
 Mark = Annotated[
@@ -110,13 +111,13 @@ def export(
     slug = None if shared else checked_slug(project)
     with control_plane(trace) as server:
         present = read_present(server, slug, tokens=not no_token_overrides)
-        if project and present.file.project is None:
+        if present is None:
             raise typer.BadParameter(f"There is no project {project!r}.", param_hint="PROJECT")
-        text = json.dumps(present.file.as_values(), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(present.as_values(), indent=2, ensure_ascii=False) + "\n"
         if not as_json:
-            text = to_yaml(present.file, f"{server.url}{file_schema.ADDRESS}")
+            text = to_yaml(present, f"{server.url}{file_schema.ADDRESS}")
     try:
-        check_size(present.file, text)
+        check_size(present, text)
     except FileTooLarge as exc:
         hint = " Give --no-token-overrides." if exc.field == "token_overrides" else ""
         raise typer.BadParameter(f"{exc}{hint}", param_hint="--shared" if shared else "PROJECT") from None
@@ -136,17 +137,16 @@ def diff(
     trace: Trace = False,
 ) -> None:
     """Show in what a policy file and the control plane differ, as `plan` does. Exit status 1 if they differ."""
-    wanted, found = _wanted(file, managed_by, no_mark, prune, prune_overrides), read_file(file)
+    wish = Wish(read_file(file), _options(file, managed_by, no_mark, prune, prune_overrides))
     with control_plane(trace) as server:
-        plan = make_plan(server, found, wanted)
+        plan = make_plan(server, wish)
     if as_json:
-        rows = [step.to_json() for step in plan.changes.steps]
-        show_json({"differs": bool(rows), "steps": rows, "stays": plan.changes.stays})
+        show_json({"differs": bool(plan.steps), "steps": plan.steps, "stays": plan.found["stays"]})
     else:
-        _show_steps(plan.changes.steps, plan.changes.stays)
-        if not plan.changes.steps:
+        _show_steps(plan, {})
+        if not plan.steps:
             show("No difference.")
-    raise typer.Exit(DIFFERS if plan.changes.steps else 0)
+    raise typer.Exit(DIFFERS if plan.steps else 0)
 
 
 def plan(
@@ -161,22 +161,18 @@ def plan(
     trace: Trace = False,
 ) -> None:
     """Show what applying a policy file would do, and whom it would have denied lately. Nothing is changed."""
-    found = read_file(file)
+    wish = Wish(read_file(file), _options(file, managed_by, no_mark, prune, prune_overrides))
     with control_plane(trace) as server:
-        made = make_plan(server, found, _wanted(file, managed_by, no_mark, prune, prune_overrides))
-        with progress("Trying the changes", None) as bar:
-            tried = reviews(server, made, lambda done, most: bar.update(bar.task_ids[0], completed=done, total=most))
+        made = make_plan(server, wish)
     if out:
         Path(out).write_text(json.dumps(made.to_json(), indent=2) + "\n", encoding="utf-8")
-    warned = warnings_of(made, tried)
     if as_json:
-        show_json({**made.to_json(), "reviews": tried, "warnings": warned})
+        show_json({**made.to_json(), "reviews": made.reviews, "warnings": made.found["warnings"]})
     else:
-        summaries = {slug: f"{one['headline']}. {one['preview']['summary']}" for slug, one in tried.items()}
-        _show_plan(made, summaries, warned)
-        if made.changes.steps:
+        _show_plan(made)
+        if made.steps:
             show(f"Nothing was changed. Apply it with: sluicegate apply {f'--plan {out}' if out else file}")
-    raise typer.Exit(CHANGES if detailed and made.changes.steps else 0)
+    raise typer.Exit(CHANGES if detailed and made.steps else 0)
 
 
 def apply(
@@ -193,9 +189,9 @@ def apply(
     trace: Trace = False,
 ) -> None:
     """
-    Change the control plane to what a policy file says.
+    Change the control plane to what a policy file says, all of it or nothing.
 
-    Exit status 3 if something was changed after the plan, so that nothing was done. 4 if it stopped after some changes.
+    Exit status 3 if something was changed after the plan, so that nothing was done. 4 if it is unknown what was done.
     """
     if bool(file) == bool(saved):
         raise typer.BadParameter("Exactly one of a file and --plan must be given.", param_hint="FILE")
@@ -205,23 +201,57 @@ def apply(
     with control_plane(trace, known) as server:
         try:
             if saved:
-                made = confirmed_plan(server, plan_from(_text_of(saved)), known)
+                wish = saved_wish(_text_of(saved), known.url)
             else:
-                wanted = _wanted(file, managed_by, no_mark, prune, prune_overrides)
-                made = make_plan(server, read_file(file), wanted)
-            check_base(made, base)
-        except StateMoved as exc:
-            show(f"Nothing was changed. {exc}", error=True)
+                wish = Wish(read_file(file), _options(file, managed_by, no_mark, prune, prune_overrides))
+            made = make_plan(server, replace(wish, base=base))
+        except Moved as exc:
+            show(str(exc), error=True)
             raise typer.Exit(MOVED) from None
-        _confirm(made, yes=yes, quiet=as_json)
+        if not as_json:
+            _show_plan(made)
+        confirm("Apply this?", yes=yes or not made.steps, quiet=as_json)
+        outcome = _apply(server, made, reason or f"sluicegate apply {file or saved}"[:500]) if made.steps else Outcome()
+    _show_outcome(made, outcome, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    What became of a plan.
+
+    Attributes:
+        status: The exit status. 0 if everything was made.
+        problem: Why nothing was made, or may have been.
+        revision: The revision with the change, or ``pending``. Empty if nothing was changed.
+        warnings: As of the response.
+    """
+
+    status: int = 0
+    problem: str = ""
+    revision: str = ""
+    warnings: Sequence[Mapping[str, str]] = ()
+
+
+def _apply(server: ControlPlane, made: FilePlan, reason: str) -> Outcome:
+    """Make what a plan says, and return what became of it."""
+    try:
         with _ended_like_ctrl_c():
-            report = carry_out(server, made, reason or f"sluicegate apply {file or saved}"[:500], _tell(quiet=as_json))
-    _show_report(report, as_json=as_json)
+            reply = carry_out(server, made, reason)
+    except Moved as exc:
+        return Outcome(MOVED, str(exc))
+    except (RequestRefused, InvalidFiles) as exc:
+        return Outcome(REFUSED, str(exc))
+    except ServerAway as exc:
+        return Outcome(UNKNOWN, f"{exc} {_MAY_BE_DONE}") if exc.sent else Outcome(REFUSED, str(exc))
+    except KeyboardInterrupt:
+        return Outcome(INTERRUPTED, f"Interrupted. {_MAY_BE_DONE}")
+    return Outcome(revision=reply.revision, warnings=reply.body["warnings"])
 
 
 @contextmanager
 def _ended_like_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM, by which a pipeline ends a job, like Ctrl-C meanwhile, so that the report is printed."""
+    """Treat SIGTERM, by which a pipeline ends a job, like Ctrl-C meanwhile, so that the outcome is printed."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set a handler
         return
@@ -232,7 +262,7 @@ def _ended_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _wanted(file: str, managed_by: str, no_mark: bool, prune: bool, prune_overrides: bool) -> Wanted:
+def _options(file: str, managed_by: str, no_mark: bool, prune: bool, prune_overrides: bool) -> Options:
     if managed_by and no_mark:
         raise typer.BadParameter("Must not be combined with --no-mark.", param_hint="--managed-by")
     mark = "" if no_mark else managed_by or file
@@ -240,7 +270,7 @@ def _wanted(file: str, managed_by: str, no_mark: bool, prune: bool, prune_overri
         raise typer.BadParameter(
             f"Must have at most {MAX_MARK} characters, got {len(mark)}.", param_hint="--managed-by"
         )
-    return Wanted(mark, bool(managed_by), prune, prune_overrides)
+    return Options(mark, bool(managed_by), prune, prune_overrides)
 
 
 def _text_of(path: str) -> str:
@@ -248,61 +278,44 @@ def _text_of(path: str) -> str:
         return file.read(MAX_PLAN_BYTES)
 
 
-def _confirm(made: FilePlan, *, yes: bool, quiet: bool) -> None:
-    """Show the plan, and end the command unless the person agrees. Without a terminal, --yes must say so."""
-    if not quiet:
-        _show_plan(made, {})
-    confirm("Apply this?", yes=yes or not made.changes.steps, quiet=quiet)
-
-
-def _tell(*, quiet: bool):  # type: ignore[no-untyped-def]
-    def told(step: PlanStep, reply: RestReply) -> None:
-        # The reader may have gone, as in `2>&1 | head`. The other steps are made all the same.
-        with suppress(BrokenPipeError):
-            if not quiet:
-                show(f"Done: {step.title}{f' (revision {reply.revision})' if reply.revision else ''}", error=True)
-                show(*([f"Warning: {step.title}, {reply.warning}"] if reply.warning else []), error=True)
-
-    return told
-
-
-def _show_plan(made: FilePlan, reviewed: dict[str, str], warned: dict[str, list[str]] | None = None) -> None:
+def _show_plan(made: FilePlan) -> None:
     base = "unknown" if made.revision is None else made.revision
-    show(f"{made.file.title}, base revision {base}")
-    _show_steps(made.changes.steps, made.changes.stays, reviewed)
-    show(*(f"Warning: policy {slug}, {text}" for slug, texts in (warned or {}).items() for text in texts), error=True)
-    counts = {action: sum(step.action == action for step in made.changes.steps) for action in SIGNS}
-    total = ", ".join(f"{count} to {action}" for action, count in counts.items())
-    show(f"Plan: {total}." if made.changes.steps else "Nothing to change.")
+    show(f"{made.wish.file.title}, base revision {base}")
+    _show_steps(made, made.reviews)
+    _show_warnings(made.found["warnings"])
+    counts = made.found["counts"]
+    total = ", ".join(f"{counts[name]} to {action}" for name, action in COUNTS.items())
+    show(f"Plan: {total}." if made.steps else "Nothing to change.")
 
 
-def _show_steps(steps: list[PlanStep], stays: list[str], reviewed: dict[str, str] | None = None) -> None:
-    for step in steps:
-        show(f"{SIGNS[step.action]} {step.kind} {step.name}", *(f"    {line}" for line in step.words))
-        if reviewed and step.name in reviewed and step.kind == "policy":
-            show(f"    {reviewed[step.name]}")
-    show(*stays, error=True)
+def _show_steps(made: FilePlan, reviews: Mapping[str, Mapping[str, Any]]) -> None:
+    for step in made.steps:
+        show(f"{SIGNS[step['action']]} {step['kind']} {step['name']}", *(f"    {line}" for line in step["words"]))
+        if step["kind"] == "policy" and (review := reviews.get(step["name"])):
+            show(f"    {review['headline']}. {review['preview']['summary']}")
+    more = made.found["changed"] - len(made.steps)
+    show(*([f"and {more:,} more"] if more else []))
+    show(*made.found["stays"], error=True)
 
 
-def _show_report(report: ApplyReport, *, as_json: bool) -> None:
+def _show_warnings(warnings: Iterable[Mapping[str, str]]) -> None:
+    show(*(f"Warning: policy {one['policy']}, {one['limit']}: {one['message']}" for one in warnings), error=True)
+
+
+def _show_outcome(made: FilePlan, outcome: Outcome, *, as_json: bool) -> None:
+    is_done = not outcome.status
     if as_json:
-        show_json(report.to_json())
-    elif report.stopped_at is None:
-        show(f"Done: {len(report.done)} change{'' if len(report.done) == 1 else 's'}.")
+        steps = {"done": made.steps if is_done else [], "left": [] if is_done else made.steps}
+        told = {"revision": outcome.revision, "problem": outcome.problem, "warnings": list(outcome.warnings)}
+        show_json({**steps, **told})
+    elif is_done:
+        published = f" (revision {outcome.revision})" if outcome.revision else ""
+        changed = made.found["changed"]
+        show(f"Done: {changed:,} change{'' if changed == 1 else 's'}{published}.")
     else:
-        show(f"Stopped at: {report.stopped_at.title}", f"  {report.problem}", error=True)
-        for title, steps in (("Done", [step for step, _ in report.done]), ("Not tried", report.left)):
-            show(f"{title}: {', '.join(step.title for step in steps) or 'nothing'}", error=True)
-    if report.stopped_at is not None:
-        raise typer.Exit(_stopped(report))
-
-
-def _stopped(report: ApplyReport) -> int:
-    if report.interrupted:
-        return INTERRUPTED
-    if report.done or not report.refused:
-        return STOPPED
-    return MOVED if report.moved else REFUSED
+        show(outcome.problem, error=True)
+    if not is_done:
+        raise typer.Exit(outcome.status)
 
 
 def undo(
@@ -342,13 +355,10 @@ def _undone(server: ControlPlane, revision: int, reason: str, seen: str) -> dict
     return result
 
 
-def _show_undo(tried: dict[str, object]) -> None:
-    for one in tried["objects"]:  # type: ignore[attr-defined]
-        show(f"~ {one['type']} {one['label']}")
-        for line in one["changes"]:
-            what = " ".join(filter(None, [line["part"], line["field"], line["text"]]))
-            show(f"    {what}: {line['before']} -> {line['after']}" if not line["text"] else f"    {what}")
-    show(*tried["stays"], error=True)  # type: ignore[misc]
+def _show_undo(tried: dict[str, Any]) -> None:
+    for one in tried["objects"]:
+        show(f"~ {one['type']} {one['label']}", *(f"    {change_words(line)}" for line in one["changes"]))
+    show(*tried["stays"], error=True)
 
 
 def register(app: typer.Typer) -> None:

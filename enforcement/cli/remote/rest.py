@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -58,17 +58,28 @@ class RequestRefused(CommandProblem):
     Attributes:
         status: The status of the response.
         code: The code of the problem, such as ``precondition_failed``.
+        detail: What is wrong, in sentences.
         request_id: Names the request in the log of the control plane.
         pause: Seconds until a new attempt is worthwhile, as the response says. 0 if it does not.
+        errors: The JSON pointer of each wrong value in the body, and the rule that it breaks.
     """
 
-    def __init__(self, status: int, code: str, detail: str, request_id: str, pause: float = 0) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        request_id: str,
+        pause: float = 0,
+        errors: Sequence[tuple[str, str]] = (),
+    ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.request_id, self.pause = status, code, request_id, pause
+        self.status, self.code, self.detail, self.request_id = status, code, detail, request_id
+        self.pause, self.errors = pause, errors
 
     def __str__(self) -> str:
         about = f" (request {self.request_id})" if self.request_id else ""
-        return f"{self.status} {self.code}: {super().__str__()}{about}"
+        return f"{self.status} {self.code}: {self.detail}{about}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +158,20 @@ class ControlPlane:
         for page in self.pages(path, **query):
             yield from page
 
-    def ask(self, path: str, body: Any, method: str = "POST", **query: Any) -> Any:
-        """Return the JSON of the response to a request that changes nothing. Raises ServerAway and RequestRefused."""
-        return self._repeated(READING_PAUSES, method, path, params=query, json=body).body
+    def ask(self, path: str, body: Any, *, timeout: float = TIMEOUT_SECONDS, **query: Any) -> Any:
+        """Return the JSON of the response to a POST that changes nothing. Raises ServerAway and RequestRefused."""
+        return self._repeated(READING_PAUSES, "POST", path, params=query, json=body, timeout=timeout).body
 
     def change(
-        self, method: str, path: str, body: Any = None, *, key: str, etag: str = "", reason: str = ""
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str,
+        etag: str = "",
+        reason: str = "",
+        timeout: float = TIMEOUT_SECONDS,
     ) -> RestReply:
         """
         Make a change once, however often it has to be sent.
@@ -161,6 +180,7 @@ class ControlPlane:
             key: The idempotency key.
             etag: The state of the object that is changed. Empty: any state.
             reason: For the audit.
+            timeout: Seconds that one attempt may take.
         Raises:
             RequestRefused: Nothing was changed.
             ServerAway: If it was sent, the change may have been made.
@@ -171,7 +191,7 @@ class ControlPlane:
         encoded = {name.encode(): value.encode() for name, value in headers.items()}
         if reason := " ".join(reason.split()):  # a header is one line, and the message of a commit may be several
             encoded[b"Sluicegate-Reason"] = reason.encode()
-        return self._repeated(PAUSES, method, path, headers=encoded, **sent)
+        return self._repeated(PAUSES, method, path, headers=encoded, timeout=timeout, **sent)
 
     def _repeated(self, pauses: tuple[float, ...], method: str, path: str, **options: Any) -> RestReply:
         sent = False
@@ -233,7 +253,7 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
         after = response.headers.get("Retry-After", "")
         detail = " ".join(filter(None, (str(body.get("detail", "")), _ADVICE.get(response.status_code, ""))))
         about = detail, str(body.get("request_id", "")), float(after) if after.isdecimal() else 0
-        raise RequestRefused(response.status_code, str(body["code"]), *about)
+        raise RequestRefused(response.status_code, str(body["code"]), *about, _errors_in(body))
     if response.status_code in _AWAY:
         raise ServerAway(f"{url} is away: {response.status_code} from a server in front of it.", sent=True)
     if response.is_redirect:
@@ -241,6 +261,13 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
             response.status_code, "redirect", f"{url} redirects. Log in to the address it leads to.", ""
         )
     raise _other_program(response.status_code, url, "its response is no JSON")
+
+
+def _errors_in(problem: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the errors of a problem, as far as they have the members that a control plane gives them."""
+    errors = problem.get("errors", ())
+    rows = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+    return [(str(one["pointer"]), str(one["detail"])) for one in rows if "pointer" in one and "detail" in one]
 
 
 def _is_list(page: Mapping[str, Any]) -> bool:

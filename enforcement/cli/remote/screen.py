@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +36,14 @@ def show(*lines: str, error: bool = False) -> None:
     for line in lines:
         style = _STYLES.get(line.lstrip()[:1], "") if line.lstrip()[1:2] == " " else ""
         console.print(Text(safe(line), style), soft_wrap=True)
+
+
+def change_words(line: Mapping[str, str]) -> str:
+    """Return in a line what REST says of one field: its ``part``, ``field``, and the values or the ``text``."""
+    about = " ".join(filter(None, (line["part"], line["field"], line["text"])))
+    if line["text"]:
+        return about
+    return f"{about}: {line['before']} -> {line['after']}" if about else f"{line['before']} -> {line['after']}"
 
 
 def show_json(value: Any) -> None:

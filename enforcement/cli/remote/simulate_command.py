@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from enforcement.cli.remote.files.steps import has_ended
 from enforcement.cli.remote.files.yaml_source import read_file
 from enforcement.cli.remote.options import AsJson
 from enforcement.cli.remote.screen import progress, show, show_json, show_table
@@ -16,7 +15,7 @@ from enforcement.cli.remote.simulation import LimitPlayer, Simulation
 from enforcement.cli.remote.traffic import InvalidTraffic, Traffic, from_log, from_usage, log_size
 from enforcement.model.limits import Limit
 from enforcement.policy_files.fields import read_limit
-from enforcement.policy_files.policy_file import PolicyFile
+from enforcement.policy_files.policy_file import PolicyFile, has_ended
 
 _SHARED: Final = "All callers share the counters, because the file gives the policy to all of them."
 _FORMATS: Final = "Must be of the combined or common format, or a JSON object with an instant as `at`."

@@ -1,380 +1,222 @@
 """
-Make a plan of what a policy file changes, and carry it out.
+Ask the control plane what a policy file changes, and have it make that.
 
-Every change is made only if its object is still as the plan has seen it. If one is refused or its outcome is unknown,
-nothing more is done, and the report says exactly what was done.
+The control plane compares, checks and words. It makes all that a file says by one change, or nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 from uuid import uuid4
 
-from enforcement.cli.remote.account import Account
-from enforcement.cli.remote.files.late_checks import LateChecks
-from enforcement.cli.remote.files.present import (
-    PresentState,
-    of_global,
-    of_override,
-    of_policy,
-    of_project,
-    one_or_none,
-    read_present,
-)
-from enforcement.cli.remote.files.steps import (
-    CHANGE,
-    CREATE,
-    DELETE,
-    PlannedChanges,
-    PlanStep,
-    Wanted,
-    steps_between,
-)
+from enforcement.cli.remote.files.present import newest_revision
 from enforcement.cli.remote.problems import CommandProblem
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway
-from enforcement.model.units import AMOUNTS, USUAL, is_little, little, meant, never_charged
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
+from enforcement.cli.remote.screen import change_words
 from enforcement.policy_files.policy_file import PolicyFile, from_source
-from enforcement.policy_files.source import InvalidFiles, Source
+from enforcement.policy_files.source import InvalidFile, InvalidFiles, Source
 
-FORMAT: Final = "sluicegate-plan/1"
-REQUESTS_PER_PAGE: Final = 5
-"""For how many single objects a page of a list takes about as long."""
-_PATHS: Final = {"project": "projects", "policy": "policies", "override": "overrides"}
-_GLOBAL: Final = "global"
-_READ: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
-    "project": of_project,
-    "policy": of_policy,
-    "override": of_override,
-    _GLOBAL: of_global,
-}
-_MAY_BE_DONE: Final = "It may have been made. Make a new plan, which shows whether it was."
+FORMAT: Final = "sluicegate-plan/2"
+FORMER: Final = "sluicegate-plan/1"
+SIGNS: Final = {"create": "+", "change": "~", "delete": "-"}
+# A file with as many overrides as it may have is written within a minute on a busy database.
+SECONDS: Final = 300.0
+_ACTIONS: Final = {"create": "create", "update": "change", "delete": "delete"}
+_IN_THE_FILE: Final = re.compile("#/files/0((?:/.*)?)")
 
 
 class Moved(Exception):
-    """Something was changed after the plan was made. Nothing was changed by the step that found it."""
+    """Something was changed after the plan was made. Nothing was changed by it."""
 
 
 class InvalidPlan(CommandProblem):
     """A plan file that cannot be read."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """
+    What a person wants beside the file.
+
+    Attributes:
+        managed_by: Where the file is, which marks the project, its policies and overrides. Empty: nothing is marked.
+        renames_mark: Whether an object gets the mark that has another one.
+        prune: Whether policies are deleted that are managed from files and not in the file any more.
+        prune_overrides: Whether overrides of the project, and of its tokens if the file has such, are deleted that are
+            not in the file.
+    """
+
+    managed_by: str = ""
+    renames_mark: bool = False
+    prune: bool = False
+    prune_overrides: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """
+    What to make true.
+
+    Attributes:
+        file: What is wanted.
+        options: What a person wants beside it.
+        state: The state that it is for, as the control plane named it. Empty: the present one.
+        base: The newest revision that it is for. None: any.
+    """
+
+    file: PolicyFile
+    options: Options
+    state: str = ""
+    base: int | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Return what ``POST /apply`` takes."""
+        values = self.file.source.values if self.file.source else self.file.as_values()
+        only = {name: value for name, value in (("state", self.state), ("base", self.base)) if value not in ("", None)}
+        return {"files": [values], "options": asdict(self.options), **only}
+
+
+@dataclass(frozen=True, slots=True)
 class FilePlan:
     """
     What a policy file changes of one state.
 
     Attributes:
-        file: What is wanted.
-        wanted: The options that the plan was made with.
-        changes: The steps.
+        wish: What it was asked for, with the state that the control plane named.
         url: The control plane that it was made for.
         revision: The newest revision when it was made. None if the key may not read it.
-        digest: Names the state that the plan was made for.
-        ident: The beginning of the idempotency keys of its steps. It is not saved, because a plan that is applied again
-            after its changes were undone must make them again.
+        found: What the control plane said: ``changed``, ``counts``, ``objects``, ``stays`` and ``warnings``.
     """
 
-    file: PolicyFile
-    wanted: Wanted
-    changes: PlannedChanges
+    wish: Wish
     url: str
     revision: int | None
-    digest: str
-    ident: str = field(default_factory=lambda: str(uuid4()))
-    present: PresentState | None = None
+    found: Mapping[str, Any]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The objects that change: what is done, their kind and name, and what changes in words."""
+        return [
+            {
+                "action": _ACTIONS[one["action"]],
+                "kind": one["type"],
+                "name": one["label"],
+                "words": [change_words(line) for line in one["changes"]],
+            }
+            for one in self.found["objects"]
+        ]
+
+    @property
+    def reviews(self) -> dict[str, dict[str, Any]]:
+        """What the control plane says of policies that change, by their slugs."""
+        return {one["label"]: one["review"] for one in self.found["objects"] if one["review"]}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values, from which :func:`plan_from` reads it."""
-        options = {name: getattr(self.wanted, name) for name in Wanted.__dataclass_fields__}
+        """Return the plan as JSON values, from which :func:`saved_wish` reads what it was made for."""
+        body = self.wish.body()
         return {
             "format": FORMAT,
             "url": self.url,
-            "base": {"revision": self.revision, "state": self.digest},
-            "options": options,
-            "steps": [step.to_json() for step in self.changes.steps],
-            "stays": self.changes.stays,
-            "file": self.file.as_values(),
+            "base": {"revision": self.revision, "state": self.wish.state},
+            "options": body["options"],
+            "steps": self.steps,
+            "stays": self.found["stays"],
+            "file": body["files"][0],
         }
 
 
-@dataclass(slots=True)
-class ApplyReport:
+def make_plan(server: ControlPlane, wish: Wish) -> FilePlan:
     """
-    What became of a plan.
+    Return what the control plane would change. It tries it, and undoes it, so that every rule is checked.
 
-    Attributes:
-        done: The steps that were made, with the response to each.
-        stopped_at: The step that was not made, or may have been. None if all were made.
-        problem: Why it stopped.
-        moved: Whether it stopped because something was changed meanwhile.
-        refused: Whether the step that it stopped at was certainly not made.
-        interrupted: Whether a person or the system stopped it.
-        left: The steps after that, which were not tried.
+    Raises:
+        Moved: The present state is not that of the wish.
+        InvalidFiles: The file breaks a rule that depends on what the control plane has.
+        RequestRefused, ServerAway
     """
-
-    done: list[tuple[PlanStep, RestReply]] = field(default_factory=list)
-    stopped_at: PlanStep | None = None
-    problem: str = ""
-    moved: bool = False
-    refused: bool = False
-    interrupted: bool = False
-    left: list[PlanStep] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "done": [
-                {**step.to_json(), "revision": reply.revision, **({"warning": reply.warning} if reply.warning else {})}
-                for step, reply in self.done
-            ],
-            "stopped_at": self.stopped_at and self.stopped_at.to_json(),
-            "problem": self.problem,
-            "left": [step.to_json() for step in self.left],
-        }
+    revision = newest_revision(server)
+    with _Problems(wish.file):
+        found = server.ask("apply", wish.body(), timeout=SECONDS, dry_run="true")["result"]
+    return FilePlan(Wish(wish.file, wish.options, found["state"], wish.base), server.url, revision, found)
 
 
-def make_plan(
-    server: ControlPlane, file: PolicyFile, wanted: Wanted, base: Mapping[str, Any] | None = None
-) -> FilePlan:
+def carry_out(server: ControlPlane, plan: FilePlan, reason: str) -> RestReply:
     """
-    Return the plan for the present state.
+    Make exactly what a plan says, and return the response.
 
     Args:
-        base: The state that it must be made for, as :meth:`FilePlan.to_json` names it.
+        reason: For the audit.
     Raises:
-        Moved: The present state is another one.
-        ServerAway, RequestRefused, InvalidPlan, InvalidFiles
+        Moved, InvalidFiles, RequestRefused: Nothing was changed.
+        ServerAway: If it was sent, the change may have been made.
     """
-    slug = file.project["slug"] if file.project else None
-    present = read_present(server, slug, tokens=file.token_overrides is not None)
-    if base is not None and present.digest != base["state"]:
-        was, now = base.get("revision"), present.revision
-        raise Moved(f"{file.title} was changed after the plan was made (revision {was} then, {now} now).")
-    changes = steps_between(present, file, wanted)
-    _check_names(server, changes)
-    _check_global(present, file)
-    _check_late(server, file, changes, present)
-    return FilePlan(file, wanted, changes, server.url, present.revision, present.digest, present=present)
+    with _Problems(plan.wish.file):
+        return server.change("POST", "apply", plan.wish.body(), key=str(uuid4()), reason=reason, timeout=SECONDS)
 
 
-def _check_names(server: ControlPlane, changes: PlannedChanges) -> None:
-    """Raise InvalidPlan if a policy that is to be created has the slug of one that belongs elsewhere."""
-    slugs = [step.name for step in changes.steps if step.kind == "policy" and step.action == CREATE]
-    for slug, project in _owners(server, slugs):
-        owner = f"the project {project}" if project else "all projects"
-        raise InvalidPlan(f"policy {slug}: Must be another slug, because this one is of a policy of {owner}.")
+class _Problems:
+    """A block in which the problems of ``POST /apply`` are raised as those of the file."""
 
+    def __init__(self, file: PolicyFile) -> None:
+        self._file = file
 
-def _owners(server: ControlPlane, slugs: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield those slugs that policies have, with their project. None stands for all projects."""
-    listed: dict[str, str | None] | None = None
-    if len(slugs) > REQUESTS_PER_PAGE:
-        listed = _listed(server, len(slugs) // REQUESTS_PER_PAGE)
-    for slug in slugs:
-        if listed is not None:
-            if slug in listed:
-                yield slug, listed[slug]
-        elif found := one_or_none(server, f"policies/{slug}"):
-            yield slug, found.body["project"]
+    def __enter__(self) -> None: ...
 
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        if not isinstance(problem, RequestRefused):
+            return
+        if problem.code == "plan_changed":
+            raise Moved(problem.detail) from None
+        if problem.status == 404:
+            reason = "This control plane cannot apply policy files. Upgrade it, or use an earlier command line."
+            raise RequestRefused(404, problem.code, reason, problem.request_id) from None
+        errors = [self._error(pointer, reason) for pointer, reason in problem.errors]
+        if errors and None not in errors:
+            raise InvalidFiles(error for error in errors if error) from None
 
-def _listed(server: ControlPlane, pages: int) -> dict[str, str | None] | None:
-    """Return the project of every policy by its slug, or None if there are more than so many pages of them."""
-    found: dict[str, str | None] = {}
-    for number, page in enumerate(server.pages("policies")):
-        if number == pages:
+    def _error(self, pointer: str, reason: str) -> InvalidFile | None:
+        """Return the error of a place in the file, or None if it is of something else in the request."""
+        within = _IN_THE_FILE.fullmatch(pointer)
+        if within is None:
             return None
-        found |= {row["slug"]: row["project"] for row in page}
-    return found
+        steps = (unquote(step).replace("~1", "/").replace("~0", "~") for step in within[1].split("/")[1:])
+        return self._file.error(tuple(int(step) if step.isdecimal() else step for step in steps), reason)
 
 
-def _check_global(present: PresentState, file: PolicyFile) -> None:
-    """Raise InvalidFiles if the global policy would be none of the shared policies."""
-    chosen = file.chosen_global[0] if file.chosen_global else None
-    if chosen is not None and chosen not in {*file.policies, *present.file.policies}:
-        reason = f"Must be a policy that all projects share. There is none with the slug {chosen}."
-        raise InvalidFiles([file.error((_GLOBAL,), reason)])
+def saved_wish(text: str, url: str) -> Wish:
+    """
+    Return what a saved plan was made for.
 
-
-def _check_late(server: ControlPlane, file: PolicyFile, changes: PlannedChanges, present: PresentState) -> None:
-    """Raise InvalidFiles, with the lines, for what the control plane would refuse after the first steps."""
-    if errors := LateChecks(server, file, present).errors(changes):
-        raise InvalidFiles(errors)
-
-
-def plan_from(text: str) -> dict[str, Any]:
-    """Return the values of a plan file. Raises InvalidPlan."""
+    Args:
+        text: What ``plan --out`` has written.
+        url: The control plane that it must be for.
+    Raises:
+        InvalidPlan: It is damaged, or for another control plane.
+        Moved: An earlier command line has made it, which named states in another way.
+    """
+    expected = "Must be a file that `sluicegate plan --out` has written"
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
         values = None
+    if isinstance(values, dict) and values.get("format") == FORMER:
+        raise Moved("The plan is of an earlier command line. Nothing was changed. Make a new plan.")
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InvalidPlan("Must be a file that `sluicegate plan --out` has written.")
-    return values
-
-
-def confirmed_plan(server: ControlPlane, values: Mapping[str, Any], account: Account) -> FilePlan:
-    """
-    Return a saved plan, made again for the present state.
-
-    Raises:
-        InvalidPlan: It is damaged, or for another control plane.
-        Moved: The state is no longer the one that it was made for.
-    """
+        raise InvalidPlan(f"{expected}.")
     try:
-        file, wanted = from_source(Source("plan", values["file"])), Wanted(**values["options"])
-        base, url = values["base"], values["url"]
-        base["state"]
+        file, options = from_source(Source("plan", values["file"])), Options(**values["options"])
+        state, made_for = values["base"]["state"], values["url"]
     except KeyError as exc:
-        raise InvalidPlan(f"Must be a file that `sluicegate plan --out` has written, but has no {exc}.") from None
+        raise InvalidPlan(f"{expected}, but has no {exc}.") from None
     except (InvalidFiles, TypeError) as exc:
-        raise InvalidPlan(f"Must be a file that `sluicegate plan --out` has written: {exc}") from None
-    if url != account.url:
-        raise InvalidPlan(f"Must be a plan for {account.url}, got one for {url}.")
-    return make_plan(server, file, wanted, base)
-
-
-def check_base(plan: FilePlan, base: int | None) -> None:
-    """Raise Moved unless the newest revision is *base*. None stands for any revision."""
-    if base is not None and plan.revision != base:
-        now = "unknown, as the key may not read it" if plan.revision is None else plan.revision
-        raise Moved(f"The newest revision must be {base}, and is {now}.")
-
-
-def carry_out(
-    server: ControlPlane,
-    plan: FilePlan,
-    reason: str,
-    told: Callable[[PlanStep, RestReply], None] = lambda step, reply: None,
-) -> ApplyReport:
-    """
-    Make the changes of a plan in their order, and return what became of it.
-
-    Args:
-        reason: For the audit.
-        told: Called after each step with the response to it.
-    """
-    report, steps = ApplyReport(), plan.changes.steps
-    for index, step in enumerate(steps):
-        try:
-            reply = _make(server, plan, step, f"{plan.ident}-{index}", reason)
-            report.done.append((step, reply))
-            told(step, reply)
-        except (Moved, RequestRefused, ServerAway) as exc:
-            report.stopped_at, report.left = step, steps[index + 1 :]
-            report.moved = isinstance(exc, Moved)
-            report.refused = not (isinstance(exc, ServerAway) and exc.sent)
-            report.problem = str(exc) if report.refused else f"{exc} {_MAY_BE_DONE}"
-            return report
-        except KeyboardInterrupt:
-            return _interrupted(report, steps)
-    return report
-
-
-def _interrupted(report: ApplyReport, steps: list[PlanStep]) -> ApplyReport:
-    """Return the report of an apply that was stopped. Whether the step that ran then was made is not known."""
-    rest = steps[len(report.done) :]
-    if rest:
-        report.stopped_at, report.left = rest[0], rest[1:]
-        report.problem, report.interrupted = f"Interrupted. {_MAY_BE_DONE}", True
-    return report
-
-
-def _make(server: ControlPlane, plan: FilePlan, step: PlanStep, key: str, reason: str) -> RestReply:
-    """
-    Make one change, and return the response to it.
-
-    Raises:
-        Moved: Its object is not as the plan has seen it.
-        RequestRefused, ServerAway: It was refused, or its outcome is unknown.
-    """
-    if step.action == CREATE:
-        return _created(server, step, key, reason)
-    ident = plan.present.ids[step.name] if step.kind == "override" and plan.present else step.name
-    path = _GLOBAL if step.kind == _GLOBAL else f"{_PATHS[step.kind]}/{ident}"
-    found = one_or_none(server, path)
-    if found is None:
-        raise Moved(f"{step.kind} {step.name} was deleted after the plan was made.")
-    if _READ[step.kind](found.body) != step.before:
-        raise Moved(f"{step.kind} {step.name} was changed after the plan was made.")
-    method = "DELETE" if step.action == DELETE else "PUT" if step.kind == _GLOBAL else "PATCH"
-    try:
-        return server.change(method, path, step.body, key=key, etag=found.etag, reason=reason)
-    except RequestRefused as exc:
-        if exc.status == 412:
-            raise Moved(f"{step.kind} {step.name} was changed at the same moment.") from exc
-        raise
-
-
-def _created(server: ControlPlane, step: PlanStep, key: str, reason: str) -> RestReply:
-    """Create an object, and return the response to it. Raises as :func:`_make`."""
-    try:
-        return server.change("POST", _PATHS[step.kind], step.body, key=key, reason=reason)
-    except RequestRefused as exc:
-        # Somebody else created it since. An override has no name by which it could be read.
-        exists = step.kind != "override" and exc.status in (400, 409)
-        if exists and one_or_none(server, f"{_PATHS[step.kind]}/{step.name}"):
-            raise Moved(f"{step.kind} {step.name} was created after the plan was made.") from exc
-        raise
-
-
-def reviews(
-    server: ControlPlane, plan: FilePlan, seen: Callable[[int, int], None] = lambda done, all_: None
-) -> dict[str, dict[str, Any]]:
-    """
-    Return what the control plane says of each policy that changes, or is new with an unusual limit, by its slug.
-
-    It tries the change and undoes it, so that every rule is checked, and counts whom it would have denied lately. This
-    needs the scope to make the change. Without it, nothing is returned.
-
-    Args:
-        seen: Called with how many policies are tried, and how many there are.
-    Raises:
-        RequestRefused: The change breaks a rule.
-        ServerAway: It gave no response.
-    """
-    found = {}
-    steps = [step for step in plan.changes.steps if step.kind == "policy" and step.action == CHANGE]
-    tried = [step for step in steps if step.body and set(step.body) != {"managed_by"}]
-    # Otherwise a new policy has no project yet.
-    if plan.file.project is None or (plan.present and plan.present.file.project):
-        tried += _odd_ones(plan)
-    for index, step in enumerate(tried):
-        seen(index, len(tried))
-        path, method = ("policies", "POST") if step.action == CREATE else (f"policies/{step.name}", "PATCH")
-        try:
-            found[step.name] = server.ask(path, step.body, method, dry_run="true")
-        except RequestRefused as exc:
-            if exc.status != 403:
-                raise
-            return {}  # a key that may only read plans all the same
-    return found
-
-
-def _odd_ones(plan: FilePlan) -> list[PlanStep]:
-    """Return the steps that create a policy with a limit that may be a mistake."""
-    return [step for step in plan.changes.steps if step.kind == "policy" and step.action == CREATE and _odd(step)]
-
-
-def _odd(step: PlanStep) -> list[str]:
-    """Return sentences about limits of a new policy in a unit that nothing reports by itself, or of little money."""
-    limits = [(it, it.get("unit", USUAL[0])) for it in (step.body or {}).get("limits", ())]
-    said = [f"{it['name']}: {never_charged(unit, meant(unit))}" for it, unit in limits if unit not in USUAL]
-    amounts = [(it["name"], it.get(name) or 0, unit) for it, unit in limits for name in AMOUNTS]
-    return said + [f"{name}: {little(number)}" for name, number, unit in amounts if is_little(number, unit)]
-
-
-def warnings_of(plan: FilePlan, tried: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """
-    Return what may be a mistake in each policy that is created or changed, in sentences by its slug.
-
-    Args:
-        tried: What :func:`reviews` returned. A new policy that was not tried is judged by the usual units.
-    """
-    found = {
-        slug: [f"{one['limit']}: {one['message']}" for one in told.get("warnings", ())] for slug, told in tried.items()
-    }
-    found |= {step.name: _odd(step) for step in _odd_ones(plan) if step.name not in tried}
-    return {slug: told for slug, told in found.items() if told}
+        raise InvalidPlan(f"{expected}: {exc}") from None
+    if not isinstance(state, str) or not state:
+        raise InvalidPlan(f"{expected}, but its state is no text.")
+    if made_for != url:
+        raise InvalidPlan(f"Must be a plan for {url}, got one for {made_for}.")
+    return Wish(file, options, state)
