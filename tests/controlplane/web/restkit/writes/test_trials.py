@@ -84,6 +84,15 @@ BODIES = {
     "POST webhooks/{id}/test": {},
     "DELETE webhooks/{id}": None,
     "POST deliveries/{id}/replay": {},
+    "POST apply": {
+        "files": [
+            {
+                "apiVersion": "sluicegate/v1",
+                "project": {"slug": "chat", "name": "Chat"},
+                "policies": [{"slug": "chat-new", "limits": [LIMIT]}],
+            }
+        ]
+    },
 }
 
 
