@@ -17,6 +17,10 @@ from enforcement.model import limit_fields
 # Fields of an override that are one sentence.
 IN_AN_OVERRIDE = ("quota", "burst", "ends_at", "partition")
 ORDER = "Order of limits"
+# Fields that say which object it is.
+NAMING = ("id", "slug", "limit", "token", "project")
+# Values of a new object of which nothing need be said.
+USUAL = {"active": True, "time_zone": "UTC", "is_global": False, "has_intake": False}
 # The value of a field whose object is not there.
 MISSING = "not there"
 
@@ -80,6 +84,38 @@ def lines(
 def lines_of(one: ObjectChange, names: Names) -> list[Line]:
     """Return what becomes of an object in words, at least one line."""
     return lines(one.kind, one.before, one.after, names)
+
+
+def lines_in_full(one: ObjectChange, names: Names) -> list[Line]:
+    """Return what changes in an object, or each unusual field of a new one, in words. Nothing of a deleted one."""
+    if one.before is not None:
+        return lines_of(one, names) if one.after is not None else []
+    return list(_new(one.kind, one.after or {}, names))
+
+
+def _new(kind: str, record: Record, names: Names) -> Iterator[Line]:
+    left = (*NAMING, "limits", *(IN_AN_OVERRIDE if is_override(record) else ()))
+    fields = {name: value for name, value in record.items() if name not in left}
+    if is_override(record):
+        yield Line(new=_quota(record, names.unit_of(record["limit"])))
+    for one in differences(kind, {name: USUAL[name] for name in USUAL if name in fields}, fields):
+        yield Line(
+            field=label_of(kind, one.path, record), new=words_of_object(kind, one.path, one.after, record, names)
+        )
+    for name, limit in limits_of(record).items():
+        yield Line(part=name, new=_limit_in_full(limit))
+
+
+def _limit_in_full(limit: Record) -> str:
+    """Return each field of a limit but its name in words, as far as they are unusual."""
+    said = ("name", "id", "algorithm", *limit_fields.IN_THE_AMOUNT)
+    counted = limit_fields.words_of(("algorithm",), limit["algorithm"], limit, money)
+    more = [
+        f"{limit_fields.label_of(path, limit)}: {limit_fields.words_of(path, value, limit, money)}"
+        for path, value in limit_fields.flat(limit, defaults=False).items()
+        if path[0] not in said and value not in limit_fields.EMPTY
+    ]
+    return ", ".join([f"{limit_fields.amount(limit, money)} ({counted})", *more])
 
 
 def label_of(kind: str, path: Path, record: Record) -> str:

@@ -122,7 +122,7 @@ class Override(Managed):
         self._check_limit(applies)
         if odd := sorted(self.values.keys() - set(self.limit.partition_by)):
             known = ", ".join(self.limit.partition_by) or "nothing"
-            message = f"Must name what {self.limit} has a counter for each value of ({known}), got {odd[0]}."
+            message = f"Must name only what {self.limit} is partitioned by ({known}), got {odd[0]}."
             raise ValidationError({"partition": ValidationError(message, code="no_partition")})
         if present:
             quota = permits(present.quota, self.limit.unit)

@@ -53,8 +53,15 @@ class Names:
 
     @classmethod
     def of_change(cls, change: Change) -> "Names":
-        """Return the names in the records of a change."""
-        return cls(record for one in change.objects for record in (one.before, one.after))
+        """Return the names in the records of a change, also of what it creates or deletes."""
+        found = cls(record for one in change.objects for record in (one.before, one.after))
+        for one in change.objects:
+            record = one.after or one.before or {}
+            if "slug" in record:
+                found._slugs.setdefault(one.pk, record["slug"])
+            of_money = (limit for limit in record.get("limits") or () if limit.get("unit") == MONEY)
+            found._money |= {f"{record['slug']}/{limit['name']}" for limit in of_money}
+        return found
 
     def shown(self, value: str) -> str:
         """Return the slug of a policy or project or the name of a token with this id, or the value itself."""

@@ -16,6 +16,7 @@ from rest_framework.settings import api_settings
 
 from controlplane.changes.change.transaction import BrokenRules
 from controlplane.changes.words.change import Change, ObjectChange
+from controlplane.changes.words.words import lines_in_full
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.policies.names import Names
@@ -26,7 +27,7 @@ from controlplane.releases.review.reviews import review_of
 from controlplane.traffic.usage import units
 from controlplane.web.rest.preview import visible_to
 from controlplane.web.rest.review import ReviewSerializer, previewed
-from controlplane.web.rest.revisions import StepSerializer
+from controlplane.web.rest.revisions import LinesField, StepSerializer
 from controlplane.web.restkit.authentication import InsufficientScope, LimitedKey
 from controlplane.web.restkit.fields import StrictBooleanField, StrictIntegerField, StringField
 from controlplane.web.restkit.problems import Conflict, model_errors
@@ -48,6 +49,8 @@ SCOPES = {"project": "projects:write", "policy": "policies:write", "override": "
 FOR_OPERATORS = "This key is limited to projects, and may not change this."
 ACTIONS = ("create", "update", "delete")
 MOST_CHANGED = 10_000
+# Objects that a response lists. People read a plan before they apply it.
+MOST_SHOWN = 1_000
 
 
 @extend_schema_field(
@@ -104,6 +107,7 @@ class ApplySerializer(StrictSerializer):
 
 class ObjectSerializer(StepSerializer):
     action = serializers.ChoiceField(ACTIONS)
+    changes = LinesField(lines_in_full, source="*", help_text="Of a new object, its fields with unusual values.")
     review = ReviewSerializer(
         allow_null=True,
         default=None,
@@ -131,7 +135,7 @@ class AppliedSerializer(serializers.Serializer):
     )
     changed = serializers.IntegerField(help_text="Objects that are changed. 0: all was as the files say.")
     counts = CountsSerializer(help_text="Their number by action.")
-    objects = ObjectSerializer(many=True, help_text=f"The first {MOST_LISTED} of them.")
+    objects = ObjectSerializer(many=True, help_text=f"The first {MOST_SHOWN:,} of them.")
     stays = serializers.ListField(
         child=serializers.CharField(), help_text="What stays as it is although it is in no file, in sentences."
     )
@@ -226,7 +230,7 @@ class ApplyView(ApiView):
 
     def review(self, tried: Trial) -> dict[str, Any]:
         assert self.plan is not None
-        changed = [one for one in self.plan.change.objects[:MOST_LISTED] if _is_reviewed(one) and self._may_write(one)]
+        changed = [one for one in self.plan.change.objects[:MOST_SHOWN] if _is_reviewed(one) and self._may_write(one)]
         reviews = {one.pk: self._review_of(one) for one in changed[:MOST_REVIEWED]}
         objects = [{**shown, "review": reviews.get(shown["id"])} for shown in tried.result["objects"]]
         return {"result": {**tried.result, "objects": objects}}
@@ -295,7 +299,7 @@ def _errors_of(files: Sequence[PolicyFile], plan: Plan | None = None) -> Iterato
 def _body(plan: Plan, stays: Sequence[str]) -> dict[str, Any]:
     """Return what a plan changed, without its revision."""
     objects = plan.change.objects
-    shown = Change(objects[:MOST_LISTED])
+    shown = Change(objects[:MOST_SHOWN])
     counts = Counter(one.action for one in objects)
     body = {
         "state": plan.state,

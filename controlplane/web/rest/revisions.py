@@ -1,5 +1,6 @@
 """The undo of one revision over REST, by the rules of the page of the admin."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -11,7 +12,7 @@ from rest_framework.response import Response
 
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.changes.words.change import Change, ObjectChange
-from controlplane.changes.words.words import lines_of
+from controlplane.changes.words.words import Line, lines_of
 from controlplane.objects.policies.names import Names
 from controlplane.releases.publishing.models import Revision
 from controlplane.releases.revisions.undo import Changed, apply, locked
@@ -44,10 +45,19 @@ class LineSerializer(serializers.Serializer):
 
 @extend_schema_field(LineSerializer(many=True))
 class LinesField(serializers.Field):
-    """What becomes of an object, in words. The context has the ``names`` of what its records name by an id."""
+    """
+    What becomes of an object, in words. The context has the ``names`` of what its records name by an id.
+
+    Args:
+        words: Returns the lines of an object.
+    """
+
+    def __init__(self, words: Callable[[ObjectChange, Names], list[Line]] = lines_of, **options: Any) -> None:
+        super().__init__(**options)
+        self._words = words
 
     def to_representation(self, value: ObjectChange) -> Any:
-        return LineSerializer(lines_of(value, self.context["names"]), many=True).data
+        return LineSerializer(self._words(value, self.context["names"]), many=True).data
 
 
 class StepSerializer(serializers.Serializer):

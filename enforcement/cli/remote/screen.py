@@ -40,10 +40,9 @@ def show(*lines: str, error: bool = False) -> None:
 
 def change_words(line: Mapping[str, str]) -> str:
     """Return in a line what REST says of one field: its ``part``, ``field``, and the values or the ``text``."""
-    about = " ".join(filter(None, (line["part"], line["field"], line["text"])))
-    if line["text"]:
-        return about
-    return f"{about}: {line['before']} -> {line['after']}" if about else f"{line['before']} -> {line['after']}"
+    what = " ".join(filter(None, (line["text"], line["field"])))
+    values = " -> ".join(filter(None, (line["before"], line["after"])))
+    return ": ".join(filter(None, (line["part"], what, values)))
 
 
 def show_json(value: Any) -> None:

@@ -122,7 +122,7 @@ def test_a_limit_has_one_override_of_a_holder_for_each_value(api, store, limit, 
 @pytest.mark.parametrize(
     ("partition", "rule"),
     [
-        ({"label.owner": "ann"}, "Must name what teams/budget has a counter for each value of (label.team), got label"),
+        ({"label.owner": "ann"}, "Must name only what teams/budget is partitioned by (label.team), got label"),
         ({"label.team": ""}, "The value of label.team must be a string of 1 to 128 characters"),
         ({"label.team": 5}, "The value of label.team must be a string"),
         ({"Team": "web"}, "An attribute must be"),
