@@ -13,6 +13,7 @@ from controlplane.core.money import exact as money
 from controlplane.core.money import permits
 from controlplane.core.partitions import with_values
 from enforcement.model import limit_fields
+from enforcement.model.partitions import DEFAULT_CAP
 
 # Fields of an override that are one sentence.
 IN_AN_OVERRIDE = ("quota", "burst", "ends_at", "partition")
@@ -20,7 +21,7 @@ ORDER = "Order of limits"
 # Fields that say which object it is.
 NAMING = ("id", "slug", "limit", "token", "project")
 # Values of a new object of which nothing need be said.
-USUAL = {"active": True, "time_zone": "UTC", "is_global": False, "has_intake": False}
+USUAL = {"active": True, "time_zone": "UTC", "is_global": False, "has_intake": False, "partition_cap": DEFAULT_CAP}
 # The value of a field whose object is not there.
 MISSING = "not there"
 
@@ -95,7 +96,7 @@ def lines_in_full(one: ObjectChange, names: Names) -> list[Line]:
 
 def _new(kind: str, record: Record, names: Names) -> Iterator[Line]:
     left = (*NAMING, "limits", *(IN_AN_OVERRIDE if is_override(record) else ()))
-    fields = {name: value for name, value in record.items() if name not in left}
+    fields = {name: value for name, value in record.items() if name not in left and value != record.get("slug")}
     if is_override(record):
         yield Line(new=_quota(record, names.unit_of(record["limit"])))
     for one in differences(kind, {name: USUAL[name] for name in USUAL if name in fields}, fields):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
@@ -13,8 +11,6 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from enforcement.cli import main
-from enforcement.cli.remote.files.present import PresentState
-from enforcement.cli.remote.files.steps import Wanted, steps_between
 from enforcement.cli.remote.files.yaml_source import parse, to_yaml
 from enforcement.policy_files.policy_file import PolicyFile
 from enforcement.policy_files.schema import schema
@@ -38,7 +34,6 @@ overrides:
     quota: 600
     reason: launch week
 """
-NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 def errors_of(text: str) -> list[str]:
@@ -271,29 +266,6 @@ def test_reading_what_was_written_changes_nothing(file: PolicyFile) -> None:
     jsonschema.validate(file.as_values(), schema())
 
 
-@settings(max_examples=10, deadline=None, phases=PHASES)
-@given(files() | shared_files())
-def test_a_file_does_not_differ_from_itself(file: PolicyFile) -> None:
-    """The steps from a state to the file that describes it are none."""
-    assert steps_between(PresentState(file), file, Wanted(), NOW).steps == []
-
-
-@settings(max_examples=25, deadline=None, phases=PHASES)
-@given(files(), files())
-def test_two_files_that_differ_lead_to_steps(one: PolicyFile, other: PolicyFile) -> None:
-    """The control of the property above, where nothing is only left out."""
-    assert one.project is not None
-    other = replace(other, project={**(other.project or {}), "slug": one.project["slug"]})
-    said = (other.project, other.policies, other.all_overrides)
-    has = (
-        one.project,
-        {k: one.policies.get(k) for k in other.policies},
-        {k: one.all_overrides.get(k) for k in other.all_overrides},
-    )
-
-    assert bool(steps_between(PresentState(one), other, Wanted(), NOW).steps) == (said != has)
-
-
 def test_the_published_schema_is_that_of_the_command(capsys: Any) -> None:
     """The control plane serves the file that `sluicegate schema` prints."""
     assert main(["schema"]) == 0
@@ -301,118 +273,3 @@ def test_the_published_schema_is_that_of_the_command(capsys: Any) -> None:
 
     assert path.read_text() == capsys.readouterr().out
     jsonschema.Draft202012Validator.check_schema(schema())
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("quota: 60\n", "quota: 100\n", ["limit per-minute: 60 requests per minute -> 100 requests per minute"]),
-        (
-            "quota: 60\n",
-            "quota: 60\n        mode: shadow\n",
-            ["limit per-minute: Mode: enforced -> shadow (counted, never denied)"],
-        ),
-        (
-            "name: per-minute",
-            "name: per-hour",
-            ["- limit per-minute, with its overrides", "+ limit per-hour: 60 requests per minute (fixed window)"],
-        ),
-        (
-            "quota: 60\n",
-            "quota: 500000000\n        unit: micros\n",
-            ["limit per-minute: 60 requests per minute -> 500,000,000 micros (500.00) per minute"],
-        ),
-        (
-            "name: per-minute\n        algorithm: fixed_window\n        quota: 60",
-            "name: usd\n        algorithm: fixed_window\n        unit: micros\n        quota: 500",
-            ["- limit per-minute, with its overrides", "+ limit usd: 500 micros (0.0005) per minute (fixed window)"],
-        ),
-        ("quota: 600", "quota: 700", ["quota: 600 -> 700"]),
-        ("  policy: chat--free\n", "  active: false\n", ["policy: chat--free -> none", "active: yes -> no"]),
-    ],
-)
-def test_a_step_says_in_words_what_changes(old: str, new: str, words: list[str]) -> None:
-    """One line for each value."""
-    before, after = (text.replace("limit: chat--free", "limit: elsewhere") for text in (FILE, changed(old, new)))
-    steps = steps_between(PresentState(parse("f", before)), parse("f", after), Wanted(), NOW).steps
-
-    assert list(steps[0].words) == words
-
-
-def test_nothing_is_deleted_unless_somebody_says_so() -> None:
-    """And a policy that no file has managed stays even then."""
-    present, empty = PresentState(parse("f", FILE)), parse("f", "apiVersion: sluicegate/v1\nproject: {slug: chat}\n")
-    present.marks = {"": "", "chat--free": ""}
-    prune = Wanted(prune=True, prune_overrides=True)
-
-    kept = steps_between(present, empty, Wanted(), NOW)
-    unmanaged = steps_between(present, empty, prune, NOW)
-    present.marks["chat--free"] = "chat.yaml"
-    managed = steps_between(present, empty, prune, NOW)
-
-    assert [step.title for step in kept.steps] == ["change project chat"]
-    assert kept.stays[-1] == "Policy chat--free is not in the file, and stays without --prune."
-    assert unmanaged.stays == ["Policy chat--free is not in the file, and stays, because no file has managed it."]
-    assert [step.title for step in managed.steps][1:] == [
-        "delete override chat--free/per-minute",
-        "delete policy chat--free",
-    ]
-
-
-def test_an_override_that_has_ended_is_not_made_again() -> None:
-    """The plan says that it can be removed from the file."""
-    ended = parse("f", FILE + "    ends_at: 2026-11-30T00:00:00+01:00\n")
-    planned = steps_between(PresentState(PolicyFile()), ended, Wanted(), NOW)
-
-    assert [step.kind for step in planned.steps] == ["project", "policy", "project"]
-    assert planned.stays == ["The override of chat--free/per-minute has ended at 2026-11-29T23:00:00Z. Remove it."]
-
-
-TOKENS = """\
-token_overrides:
-  - token: tok_1
-    limit: chat--free/per-minute
-    quota: 700
-    reason: trial
-  - token: tok_2
-    limit: chat--free/per-minute
-    quota: 800
-    reason: trial
-"""
-
-
-def test_overrides_of_tokens_that_are_left_out_stay() -> None:
-    """Even if overrides are pruned. An empty list says that there are none."""
-    present, prune = PresentState(parse("f", FILE + TOKENS)), Wanted(prune_overrides=True)
-
-    left_out = steps_between(present, parse("f", FILE), prune, NOW)
-    one = steps_between(present, parse("f", FILE + TOKENS.replace("tok_2", "tok_3").replace("700", "701")), prune, NOW)
-    none = steps_between(present, parse("f", FILE + "token_overrides: []\n"), prune, NOW)
-
-    assert (left_out.steps, left_out.stays) == ([], [])
-    assert [step.title for step in one.steps] == [
-        "change override chat--free/per-minute of tok_1",
-        "create override chat--free/per-minute of tok_3",
-        "delete override chat--free/per-minute of tok_2",
-    ]
-    assert one.steps[1].body == {**(one.steps[1].body or {}), "token": "tok_3", "quota": 800}
-    assert "project" not in (one.steps[1].body or {})
-    assert [step.action for step in none.steps] == ["delete", "delete"]
-
-
-@pytest.mark.parametrize(
-    ("chosen", "words"),
-    [("global: b\n", "a -> b"), ("global: null\n", "a -> none"), ("global: a\n", ""), ("", "")],
-)
-def test_the_global_policy_is_chosen_by_the_shared_file_only(chosen: str, words: str) -> None:
-    """A file that says nothing of it leaves it as it is, and the plan says which it is."""
-    head = "apiVersion: sluicegate/v1\nshared: true\n"
-    policies = "policies:\n  - slug: a\n    limits: []\n  - slug: b\n    limits: []\n"
-    present = PresentState(parse("f", f"{head}global: a\n{policies}"))
-
-    found = steps_between(present, parse("f", head + chosen + policies), Wanted(), NOW)
-
-    assert [line for step in found.steps for line in step.words] == (
-        [f"policy of every request: {words}"] if words else []
-    )
-    assert bool(found.stays) == (chosen == "")

@@ -34,16 +34,14 @@ def read_present(
     Raises:
         ServerAway, RequestRefused: It cannot be read.
     """
-    found = PolicyFile()
-    if slug is not None:
-        project = _one_or_none(server, f"projects/{slug}")
-        if project is None:
-            return None
-        found.project = without_defaults({name: project[name] for name in PROJECT}, PROJECT)
-    found.policies = {row["slug"]: _policy(row) for row in server.rows("policies", project=slug or "")}
+    found = PolicyFile(policies={row["slug"]: _policy(row) for row in server.rows("policies", project=slug or "")})
     if slug is None:
         found.chosen_global = (server.get("global").body["policy"],)
         return found
+    project = _one_or_none(server, f"projects/{slug}")
+    if project is None:
+        return None
+    found.project = without_defaults({name: project[name] for name in PROJECT}, PROJECT)
     now = now or datetime.now(UTC)
     found.overrides = _overrides(server.rows("overrides", project=slug), now)
     if tokens:

@@ -142,7 +142,7 @@ def test_a_wrong_value_is_told_at_its_field(api, store, limit, project, partitio
 @pytest.mark.parametrize(
     ("partition", "rule"),
     [
-        ("label.owner = ann", "Must name what teams/budget has a counter for each value of"),
+        ("label.owner = ann", "Must name only what teams/budget is partitioned by"),
         ("web", "Each line must hold one value"),
         ("label.team = a\nlabel.team = b", "Each line must hold one value"),
     ],

@@ -5,13 +5,16 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import Revision
+from enforcement.cli.remote.screen import change_words
 from tests.controlplane.conftest import at_once
+from tests.enforcement.policy_files.test_policy_file import PHASES, shared_files
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,6 +36,12 @@ def with_quota(quota: int) -> dict[str, Any]:
     file = deepcopy(FILE)
     file["policies"][1]["limits"][0]["quota"] = quota
     return file
+
+
+def with_limits(file: dict[str, Any], *limits: Any) -> dict[str, Any]:
+    """The file with these limits of its second policy."""
+    first, second = file["policies"]
+    return {**file, "policies": [first, {**second, "limits": [*limits]}]}
 
 
 def shared(**more: Any) -> dict[str, Any]:
@@ -126,6 +135,92 @@ def test_a_change_is_said_in_lines_and_only_what_changes_is_written(apply):
     ]
     assert Limit.objects.get(quota=30).pk == limit
     assert [*Policy.objects.order_by("slug").values_list("version", flat=True)] == [1, 2]
+
+
+def words(response: Any) -> list[str]:
+    """Each line about the objects of a response, as a terminal shows it."""
+    return [change_words(line) for one in response.json()["objects"] for line in one["changes"]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({}, {"quota": 100}, ["per-minute: 60 requests per minute -> 100 requests per minute"]),
+        ({}, {"mode": "shadow"}, ["per-minute: Mode: enforced -> shadow (counted, never denied)"]),
+        (
+            {},
+            {"name": "per-hour", "window_seconds": 3600},
+            ["per-minute: removed: 60 requests per minute", "per-hour: added: 60 requests per hour"],
+        ),
+        ({"unit": "micros"}, {"unit": "micros", "quota": 5_000_000}, ["per-minute: 0.00006 USD", "5.00 USD"]),
+    ],
+)
+def test_a_change_of_a_limit_is_said_in_words(apply, old, new, expected):
+    """A line for each value, before and after."""
+    file = {**FILE, "overrides": []}
+    apply(with_limits(file, {**MINUTE, **old}))
+
+    (line, *more) = words(
+        apply(
+            with_limits(file, {**MINUTE, **new}),
+        )
+    )
+
+    assert line.startswith(expected[0])
+    assert (more == expected[1:]) if len(expected[1:]) == len(more) else expected[1] in line
+
+
+def test_a_new_object_is_said_in_full(apply):
+    """Each field that is not as usual, since nobody has seen it before. A deletion says only of what."""
+    limit = {**MINUTE, "name": "per-second", "partition_by": ["ip"], "match": {"methods": ["POST"]}, "mode": "shadow"}
+    file = with_limits(FILE, MINUTE, limit)
+    file["policies"][1]["metering"] = {"default_cap": 4096}
+
+    created = apply(file, options=MARKED)
+    deleted = apply(
+        {"apiVersion": "sluicegate/v1", "project": {"slug": "chat", "name": "Chat"}},
+        options={**MARKED, "prune": True, "prune_overrides": True},
+    )
+
+    assert words(created) == [
+        *("Name: Chat", "Policy: chat--free", "Managed by: chat.yaml"),
+        *("Managed by: chat.yaml", "per-second: 60 requests per second (sliding window)"),
+        *("Default output cap: 4,096 tokens", "Name: Free", "Managed by: chat.yaml"),
+        "per-minute: 60 requests per minute (sliding window)",
+        "per-second: 60 requests per minute (sliding window), Counted per: token or project and ip, Methods: POST, "
+        "Mode: shadow (counted, never denied)",
+        *("600, never ends", "Reason: launch week", "Managed by: chat.yaml"),
+    ]
+    assert words(deleted) == ["Policy: chat--free -> none"]
+
+
+def test_an_override_that_has_ended_is_not_made_again(apply):
+    """The answer says that it can be removed from the file."""
+    file = {**FILE, "overrides": [{**FILE["overrides"][0], "ends_at": "2020-11-30T00:00:00+01:00"}]}
+    response = apply(file)
+
+    assert [kind for _, kind, _ in what(response)] == ["project", "policy", "policy"]
+    assert response.json()["stays"] == [
+        "The override of chat--free/per-minute has ended at 2020-11-29T23:00:00Z. Remove it."
+    ]
+
+
+@settings(max_examples=10, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shared_files(), shared_files())
+def test_what_was_applied_does_not_differ_and_other_files_do(apply, one, other):
+    """Whatever they say. The second file may leave policies of the first out, which stay."""
+    for file in (one, other):
+        chosen = file.chosen_global[0] if file.chosen_global else None
+        file.chosen_global = file.chosen_global if chosen is None or chosen in file.policies else (None,)
+    apply(shared(**{"global": None}), options={**MARKED, "prune": True})
+    assert apply(one.as_values(), options=MARKED).status_code == 200
+
+    same = apply(one.as_values(), options=MARKED, query="?dry_run=true").json()["result"]
+    differing = apply(other.as_values(), options=MARKED, query="?dry_run=true").json()["result"]
+
+    said = other.policies, other.chosen_global or one.chosen_global or (None,)
+    has = {slug: one.policies.get(slug) for slug in other.policies}, one.chosen_global or (None,)
+    assert (same["changed"], differing["changed"] > 0) == (0, said != has)
 
 
 def test_a_dry_run_changes_nothing_and_reviews_policies(apply, store):

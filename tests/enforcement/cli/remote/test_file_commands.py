@@ -14,10 +14,11 @@ from enforcement.policy_files.fields import HIDDEN
 from tests.controlplane.conftest import at_once
 from tests.enforcement.cli.remote.conftest import FILE
 from tests.factories import LimitFactory, ManagementKeyFactory, PolicyFactory, ProjectFactory
-from tests.scale import scale
 
-CREATED = ["create project chat", "create policy chat--burst", "create policy chat--free", "change project chat"]
-STEPS = [*CREATED, "create override chat--free/per-minute"]
+STEPS = [
+    *("create project chat", "create policy chat--burst", "create policy chat--free"),
+    "create override chat--free/per-minute",
+]
 
 
 def quota(name="per-minute"):
@@ -63,8 +64,8 @@ def test_a_plan_says_what_changes_and_changes_nothing(cli, chat_file):
     shown = cli("plan", "chat.yaml").out
 
     assert (
-        "~ policy chat--free\n    limit per-minute: 60 requests per minute -> 30 requests per minute\n"
-        "    limit per-month: Mode: shadow (counted, never denied) -> enforced\n" in shown
+        "~ policy chat--free\n    per-minute: 60 requests per minute -> 30 requests per minute\n"
+        "    per-month: Mode: shadow (counted, never denied) -> enforced\n" in shown
     )
     assert "free gets tighter" in shown
     assert "Plan: 0 to create, 1 to change, 0 to delete." in shown
@@ -107,7 +108,7 @@ def test_a_saved_plan_is_refused_after_a_change(cli, chat_file, api):
     found = cli("apply", "--plan", "plan.json", "--yes")
 
     assert (found.status, quota()) == (3, 60)
-    assert found.err.startswith("Nothing was changed. project chat was changed after the plan was made (revision")
+    assert found.err == "Something was changed after the plan was made, so that nothing was done. Make a new plan.\n"
 
 
 def test_a_saved_plan_is_applied_without_its_file(cli, chat_file, api):
@@ -126,7 +127,18 @@ def test_with_a_base_every_revision_counts(cli, chat_file, store, api):
     assert cli("apply", "chat.yaml", "--yes", "--base", "0").status == 0
 
 
-@pytest.mark.parametrize("text", ["{}", "[", '{"format": "sluicegate-plan/1"}', "\x00"])
+def test_a_plan_of_an_earlier_command_line_is_made_anew(cli, tmp_path):
+    """It names states in another way. The exit status is that of any plan that is too old."""
+    (tmp_path / "plan.json").write_text('{"format": "sluicegate-plan/1"}')
+    found = cli("apply", "--plan", "plan.json", "--yes")
+
+    assert (found.status, found.err) == (
+        3,
+        "The plan is of an earlier command line. Nothing was changed. Make a new plan.\n",
+    )
+
+
+@pytest.mark.parametrize("text", ["{}", "[", '{"format": "sluicegate-plan/2"}', "\x00"])
 def test_a_file_that_is_no_plan_is_refused(cli, tmp_path, text):
     """In one sentence."""
     (tmp_path / "plan.json").write_text(text)
@@ -137,7 +149,7 @@ def test_a_file_that_is_no_plan_is_refused(cli, tmp_path, text):
 
 
 def test_of_two_applies_at_once_one_is_refused(cli, chat_file, monkeypatch):
-    """Both are of the same plan. What is there afterwards is what the plan says, and every change was made once."""
+    """Both are of the same plan, which is made once and whole."""
     cli("apply", "chat.yaml", "--yes")
     chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n").replace("quota: 10\n", "quota: 20\n"))
     cli("plan", "chat.yaml", "--out", "one.json")
@@ -148,10 +160,7 @@ def test_of_two_applies_at_once_one_is_refused(cli, chat_file, monkeypatch):
         [lambda name=name: main(["apply", "--plan", name, "--yes"]) for name in ("one.json", "two.json")]
     )
 
-    # Which of them begins a step first is not certain, but no step was made by both.
-    assert set(statuses) <= {0, 3, 4}
-    assert AuditEntry.objects.count() <= before + 2
-    assert main(["apply", "chat.yaml", "--yes"]) == 0
+    assert sorted(statuses) == [0, 3]
     assert (quota(), quota("per-second"), AuditEntry.objects.count()) == (30, 20, before + 2)
 
 
@@ -161,8 +170,8 @@ def test_a_plan_tells_scripts_and_a_diff_sees_the_same(cli, chat_file):
     plan, diff = cli("plan", "chat.yaml", "--detailed-exitcode"), cli("diff", "chat.yaml")
 
     assert (plan.status, diff.status, cli("plan", "chat.yaml").status) == (2, 1, 0)
-    assert "managed by: " in diff.out
-    assert "managed by: " in plan.out
+    assert "Managed by: admin and API -> chat.yaml" in diff.out
+    assert "Managed by: admin and API -> chat.yaml" in plan.out
     assert cli("plan", "chat.yaml", "--no-mark", "--detailed-exitcode").status == 0
     assert cli("diff", "chat.yaml", "--no-mark").status == 0
     assert cli("plan", "none.yaml", "--detailed-exitcode").status == 1
@@ -172,7 +181,7 @@ def test_a_plan_tells_scripts_and_a_diff_sees_the_same(cli, chat_file):
 def test_a_lost_response_makes_no_change_twice(cli, chat_file, lossy, monkeypatch):
     """The change is sent again with its idempotency key, and gets the response that was lost."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
-    lossy.responses = {0, 2, 5}
+    lossy.responses = {1, 2}
 
     assert cli("apply", "chat.yaml", "--yes").status == 0
     assert AuditEntry.objects.count() == len(STEPS)
@@ -182,48 +191,44 @@ def test_a_lost_response_makes_no_change_twice(cli, chat_file, lossy, monkeypatc
 def test_a_control_plane_that_limits_its_callers_is_waited_for(cli, chat_file, lossy, monkeypatch):
     """As long as its response says, so that a large file is not left half applied."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
-    lossy.limited = {1, 2, 4}
+    lossy.limited = {0, 2, 3}
 
     assert cli("apply", "chat.yaml", "--yes").status == 0
     assert AuditEntry.objects.count() == len(STEPS)
 
 
-@pytest.mark.proof
-@pytest.mark.parametrize("number", scale((0, len(STEPS) - 1), range(len(STEPS))))
-def test_a_server_that_is_killed_in_the_middle_leaves_a_report(cli, chat_file, lossy, monkeypatch, number):
-    """It says what was done, what may have been, and what was not tried. Another apply does the rest."""
+def test_a_server_that_is_away_leaves_a_report(cli, chat_file, lossy, monkeypatch):
+    """It says what may have been done. Nothing is ever done by half, and another apply does all of it."""
     monkeypatch.setenv("SLUICEGATE_URL", lossy.url)
-    lossy.away_from = number
+    lossy.away_from = 1
     report = cli("apply", "chat.yaml", "--yes", "--json")
     found = json.loads(report.out)
     lossy.away_from = None
 
     titles = [[f"{step['action']} {step['kind']} {step['name']}" for step in found[name]] for name in ("done", "left")]
-    assert (report.status, titles) == (4, [STEPS[:number], STEPS[number + 1 :]])
+    assert (report.status, titles, Project.objects.count()) == (4, [[], STEPS], 0)
     assert "It may have been made. Make a new plan, which shows whether it was." in found["problem"]
     assert cli("apply", "chat.yaml", "--yes").status == 0
     assert cli("diff", "chat.yaml").status == 0
 
 
-def test_a_refused_step_stops_the_rest(cli, chat_file, monkeypatch):
-    """The error of the control plane names the rule."""
+def test_a_key_that_may_not_write_one_object_changes_none(cli, chat_file, monkeypatch):
+    """The plan says which one, and so does the problem."""
     scopes = ["projects:read", "projects:write", "policies:read", "overrides:write", "tokens:read"]
     monkeypatch.setenv("SLUICEGATE_KEY", ManagementKeyFactory(scopes=scopes).secret)
 
-    found = cli("apply", "chat.yaml", "--yes")
+    planned, found = cli("plan", "chat.yaml"), cli("apply", "chat.yaml", "--yes")
 
-    assert found.status == 4
-    assert "Stopped at: create policy chat--burst\n  403 insufficient_scope: This key lacks the scope " in found.err
-    assert "Done: create project chat\n" in found.err
-    left = "create policy chat--free, change project chat, create override chat--free/per-minute"
-    assert found.err.endswith(f"Not tried: {left}\n")
+    assert (planned.status, found.status, Project.objects.count()) == (0, 2, 0)
+    for one in (planned, found):
+        assert "policy chat--burst: This key lacks the scope policies:write." in one.err
 
 
 @pytest.mark.parametrize(
     ("field", "slug", "says"),
     [
         ("policy", "chat--none", "There is no policy chat--none."),
-        ("token_policy", "other", "Must not be a policy of another project. other is one of sales."),
+        ("token_policy", "other", "Must not be a policy of another project."),
     ],
 )
 def test_a_plan_names_a_policy_that_the_project_cannot_have(cli, chat_file, field, slug, says):
@@ -243,7 +248,8 @@ def test_a_policy_of_somebody_else_is_not_taken(cli, chat_file):
     found = cli("apply", "chat.yaml", "--yes")
 
     assert (found.status, Project.objects.count()) == (2, 0)
-    assert "policy chat--free: Must be another slug, because this one is of a policy of all projects." in found.err
+    reason = "Must be another slug, because this one is of a policy that is elsewhere."
+    assert f"chat.yaml:24: policies[1].slug: {reason}" in found.err
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -255,8 +261,8 @@ def test_many_new_policies_take_few_requests(cli, chat_file, taken):
         PolicyFactory(slug="chat--29")
     found = cli("plan", "chat.yaml", "--trace")
 
-    assert found.err.count("GET /api/v1/") < 5
-    assert ("policy chat--29: Must be another slug" in found.err) == taken == bool(found.status)
+    assert found.err.count(" /api/v1/") == 2
+    assert ("policies[29].slug: Must be another slug" in found.err) == taken == bool(found.status)
 
 
 def test_a_plan_that_was_undone_is_made_again(cli, chat_file):
@@ -271,13 +277,15 @@ def test_a_plan_that_was_undone_is_made_again(cli, chat_file):
 
 
 def test_a_key_that_only_reads_can_plan(cli, chat_file, monkeypatch):
-    """Without what the control plane says of a change, which it would have to try."""
+    """The control plane tries the change for it. What the key may not do is said beside the plan."""
     cli("apply", "chat.yaml", "--yes")
     chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
     reader = ManagementKeyFactory(scopes=["projects:read", "policies:read"])
     monkeypatch.setenv("SLUICEGATE_KEY", reader.secret)
 
-    assert "60 requests per minute -> 30 requests per minute\nPlan: " in cli("plan", "chat.yaml").out
+    found = cli("plan", "chat.yaml")
+    assert "60 requests per minute -> 30 requests per minute\nPlan: " in found.out
+    assert "policy chat--free: This key lacks the scope policies:write." in found.err
 
 
 def test_a_wrong_file_changes_nothing(cli, chat_file):
@@ -325,15 +333,14 @@ def test_names_cannot_control_the_terminal(cli, chat_file):
 
     shown = cli("diff", "chat.yaml").out
 
-    assert "name: x\\x1b[2J\\u202e[red]y -> Chat" in shown
+    assert "Name: x\\x1b[2J\\u202e[red]y -> Chat" in shown
 
 
 def test_an_undo_is_shown_before_it_is_made(cli, chat_file, store):
     """The revision is that of the last change."""
     cli("apply", "chat.yaml", "--yes")
     chat_file.write_text(FILE.replace("quota: 60\n", "quota: 30\n"))
-    done = json.loads(cli("apply", "chat.yaml", "--yes", "--json").out)["done"]
-    revision = done[0]["revision"]
+    revision = json.loads(cli("apply", "chat.yaml", "--yes", "--json").out)["revision"]
 
     tried = cli("undo", revision, "--reason", "too tight", "--dry-run")
     between = quota()
