@@ -6,20 +6,27 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from django.core.exceptions import ValidationError as JobError
+from django.db.models import RestrictedError
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema, extend_schema_field
-from rest_framework import serializers
+from rest_framework import serializers, status
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from controlplane.changes.change.transaction import BrokenRules
+from controlplane.changes.change.transaction import BrokenRules, OpenChange, change
 from controlplane.changes.words.change import Change, ObjectChange
 from controlplane.changes.words.words import lines_in_full
+from controlplane.core.requests import request_id
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.policies.names import Names
+from controlplane.operations.jobs import run
+from controlplane.operations.jobs.actions import author_of
+from controlplane.operations.jobs.kinds import FailedWithResult, kind
+from controlplane.operations.jobs.models import Job
 from controlplane.releases.apply.wanted import Options, Plan, wanted_by
 from controlplane.releases.publishing.publisher import last_revision
 from controlplane.releases.publishing.writing import write
@@ -28,13 +35,16 @@ from controlplane.traffic.usage import units
 from controlplane.web.rest.preview import visible_to
 from controlplane.web.rest.review import ReviewSerializer, previewed
 from controlplane.web.rest.revisions import LinesField, StepSerializer
-from controlplane.web.restkit.authentication import InsufficientScope, LimitedKey
+from controlplane.web.restkit.authentication import Access, InsufficientScope, LimitedKey
 from controlplane.web.restkit.fields import StrictBooleanField, StrictIntegerField, StringField
-from controlplane.web.restkit.problems import Conflict, model_errors
+from controlplane.web.restkit.problems import Conflict, InvalidQuery, Problem, errors_of, model_errors, translated
+from controlplane.web.restkit.requests import reason_of
 from controlplane.web.restkit.serializers import StrictSerializer
 from controlplane.web.restkit.views import ApiView
+from controlplane.web.restkit.writes.batch_jobs import access_of
 from controlplane.web.restkit.writes.batches import TooManyItems
 from controlplane.web.restkit.writes.later import Later
+from controlplane.web.restkit.writes.started import JobSerializer, started
 from controlplane.web.restkit.writes.trials import MOST_LISTED, Trial, TrialSerializer
 from enforcement.policy_files.clashes import clashes
 from enforcement.policy_files.policy_file import PolicyFile, from_source
@@ -49,6 +59,11 @@ SCOPES = {"project": "projects:write", "policy": "policies:write", "override": "
 FOR_OPERATORS = "This key is limited to projects, and may not change this."
 ACTIONS = ("create", "update", "delete")
 MOST_CHANGED = 10_000
+# A job makes them in one transaction, which has to end before the time limit of a task does.
+MOST_IN_A_JOB = 20_000
+JOB = "apply"
+BY_A_JOB = f"More than {MOST_CHANGED:,} objects change, which a job does. A dry run compares them, and tries none."
+NO_WAIT = f"Must not be given if more than {MOST_CHANGED:,} objects change, because a job does it after the response."
 # Objects that a response lists. People read a plan before they apply it.
 MOST_SHOWN = 1_000
 
@@ -158,6 +173,10 @@ class PlanChanged(Conflict):
         self.members = {"state": state}
 
 
+class _ForAJob(Exception):
+    """Raised to undo a change that is too large for one request."""
+
+
 class ApplyView(ApiView):
     """Policy files, which are applied as one change."""
 
@@ -168,7 +187,7 @@ class ApplyView(ApiView):
     most_bytes = MAX_BYTES
     plan: Plan | None = None
 
-    @extend_schema(responses=AppliedSerializer)
+    @extend_schema(responses={200: AppliedSerializer, 202: JobSerializer})
     def apply(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """
         Change what policy files describe to what they say, all of it or nothing, in one change with one publication.
@@ -176,69 +195,149 @@ class ApplyView(ApiView):
         Each object that changes needs the scope of its own address, as `policies:write` does for a policy. A file of a
         project needs `projects:read` too, and one that names tokens `tokens:read`. An error names its place, as in
         `#/files/0/policies/3/limits/1/burst`. To make exactly what a dry run showed, send its `state`.
+
+        If more than 10,000 objects change, the response is 202 with a job, which makes all of them or none. Its
+        `result` is the body of a response 200, or has the `errors`.
         """
         asked = self.read_body().validated_data
-        files = _read(asked["files"])
-        self._check_reading(files)
-        with self.change() as tx:
-            with _errors_of(files):
-                plan = wanted_by(files, Options(**asked.get("options", {})), self.access, timezone.now())
-            self._check_state(plan, asked)
-            stays = self._check_writing(plan.change)
-            if len(plan.change.objects) > MOST_CHANGED:
-                raise TooManyItems(f"At most {MOST_CHANGED:,} objects may change, got {len(plan.change.objects):,}.")
-            with _errors_of(files, plan):
-                write(tx, plan.change)
-            self.plan, body = plan, _body(plan, stays)
+        files = _read(asked[FILES])
+        try:
+            with self.change() as tx:
+                self.plan, stays = _planned(files, asked, self.access, is_tried=self.query["dry_run"])
+                if len(self.plan.change.objects) > MOST_CHANGED:
+                    raise _ForAJob
+                body = _made(tx, files, self.plan, stays)
+        except _ForAJob:
+            return self._by_a_job(asked, stays)
         return Later(lambda: {**body, "revision": tx.revision})
 
-    def _check_reading(self, files: Sequence[PolicyFile]) -> None:
-        """Raise InsufficientScope if the key may not read what the files are about."""
-        needed = {"projects:read": any(file.project for file in files)}
-        needed |= {"tokens:read": any(file.token_overrides for file in files)}
-        for scope, is_needed in needed.items():
-            if is_needed and not self.access.key.allows(scope):
-                raise InsufficientScope(scope)
-
-    def _check_state(self, plan: Plan, asked: Mapping[str, Any]) -> None:
-        """Raise PlanChanged unless the state, or the newest revision, is what the request says."""
-        if asked.get("state", plan.state) != plan.state:
-            raise PlanChanged(plan.state)
-        newest = last_revision()
-        if asked.get("base", newest) != newest:
-            rule = f"The newest revision must be {asked['base']}, and is {newest}. Nothing was done."
-            raise PlanChanged(plan.state, rule)
-
-    def _check_writing(self, change: Change) -> list[str]:
-        """
-        Raise a problem if the key may not change an object. A dry run only says so, in the sentences that are returned.
-
-        Raises:
-            LimitedKey: Also in a dry run, which would else say what there is in other projects.
-            InsufficientScope
-        """
-        for one in change.objects:
-            if not self.access.owns(one.project):
-                raise LimitedKey(f"{one.title}: {FOR_OPERATORS}")
-        refused = [InsufficientScope(SCOPES[one.kind], one.title) for one in change.objects if not self._may_write(one)]
-        if refused and not self.query["dry_run"]:
-            raise refused[0]
-        return [str(problem.detail) for problem in refused[:MOST_LISTED]]
-
-    def _may_write(self, one: ObjectChange) -> bool:
-        return self.access.key.allows(SCOPES[one.kind])
+    def _by_a_job(self, asked: Mapping[str, Any], stays: Sequence[str]) -> Response:
+        assert self.plan is not None
+        total = len(self.plan.change.objects)
+        if total > MOST_IN_A_JOB:
+            raise TooManyItems(f"At most {MOST_IN_A_JOB:,} objects may change, got {total:,}.")
+        if self.query["dry_run"]:
+            return Response(_body(self.plan, [*stays, BY_A_JOB]), status.HTTP_202_ACCEPTED)
+        if "wait" in self.query:
+            raise InvalidQuery({"wait": [ErrorDetail(NO_WAIT, code="rule")]})
+        return started(
+            run.start(
+                JOB,
+                f"Apply policy files, which changes {total:,} objects",
+                ids=asked[FILES],
+                total=total,
+                projects=() if self.access.all_projects else self.access.projects(),
+                arguments={**{name: asked[name] for name in asked if name != FILES}, "reach": self.access.reach},
+                key=self.access.key,
+                created_by=self.access.key.name,
+                channel="api",
+                request_id=request_id(self.request),
+                reason=reason_of(self.request),
+            )
+        )
 
     def review(self, tried: Trial) -> dict[str, Any]:
         assert self.plan is not None
-        changed = [one for one in self.plan.change.objects[:MOST_SHOWN] if _is_reviewed(one) and self._may_write(one)]
-        reviews = {one.pk: self._review_of(one) for one in changed[:MOST_REVIEWED]}
-        objects = [{**shown, "review": reviews.get(shown["id"])} for shown in tried.result["objects"]]
-        return {"result": {**tried.result, "objects": objects}}
+        changed = [one for one in self.plan.change.objects[:MOST_SHOWN] if _is_reviewed(one)]
+        shown = [one for one in changed if _may_write(self.access, one)][:MOST_REVIEWED]
+        reviews = {one.pk: self._review_of(one) for one in shown}
+        objects = [{**one, "review": reviews.get(one["id"])} for one in tried.result["objects"]]
+        # Of what a job would do, nothing was tried that could be counted.
+        return {"changed": tried.changed or tried.result["changed"], "result": {**tried.result, "objects": objects}}
 
     def _review_of(self, one: ObjectChange) -> dict[str, Any]:
         policy = Policy.objects.get(pk=one.pk)
         review = review_of(policy, one.before or {}, one.after or {}, visible_to(self.access))
         return previewed(review, self.access, one.after)
+
+
+@kind(JOB)
+def apply_in_a_job(job: Job) -> bool:
+    """
+    Make the whole change of a job in this one slice, and return True.
+
+    Raises:
+        django.core.exceptions.ValidationError: The key may not do that any more, the state is not that of the job any
+            more, or the files break a rule. Nothing was changed.
+    """
+    try:
+        files = _read(job.part(0))
+        with change(actor=author_of(job), reason=job.reason) as tx:
+            plan, stays = _planned(files, job.arguments, access_of(job, "policies:read"), is_tried=False)
+            body = _made(tx, files, plan, stays)
+    except ValidationError as exc:
+        errors = errors_of(exc.detail)
+        message = f"{errors[0]['pointer']}: {errors[0]['detail']} Nothing was changed."
+        raise FailedWithResult(message, {"errors": errors[:MOST_LISTED]}) from exc
+    except (Problem, RestrictedError) as exc:
+        raise JobError(str(getattr(translated(exc), "detail", exc))) from exc
+    job.done, job.result = job.total, body
+    return True
+
+
+def _planned(
+    files: Sequence[PolicyFile], asked: Mapping[str, Any], access: Access, *, is_tried: bool
+) -> tuple[Plan, list[str]]:
+    """
+    Return what files change now, and what the key may not change of it, in sentences.
+
+    Raises:
+        ValidationError: The files break a rule, which its place in the body tells.
+        PlanChanged: The state, or the newest revision, is not what the request says.
+        InsufficientScope, LimitedKey
+    """
+    _check_reading(files, access)
+    with _errors_of(files):
+        plan = wanted_by(files, Options(**asked.get("options", {})), access, timezone.now())
+    _check_state(plan, asked)
+    return plan, _check_writing(plan.change, access, is_tried=is_tried)
+
+
+def _made(tx: OpenChange, files: Sequence[PolicyFile], plan: Plan, stays: Sequence[str]) -> dict[str, Any]:
+    """Make what a plan says, and return the body of the response, without the revision."""
+    with _errors_of(files, plan):
+        write(tx, plan.change)
+    return _body(plan, stays)
+
+
+def _check_reading(files: Sequence[PolicyFile], access: Access) -> None:
+    """Raise InsufficientScope if the key may not read what the files are about."""
+    needed = {"projects:read": any(file.project for file in files)}
+    needed |= {"tokens:read": any(file.token_overrides for file in files)}
+    for scope, is_needed in needed.items():
+        if is_needed and not access.key.allows(scope):
+            raise InsufficientScope(scope)
+
+
+def _check_state(plan: Plan, asked: Mapping[str, Any]) -> None:
+    """Raise PlanChanged unless the state, or the newest revision, is what the request says."""
+    if asked.get("state", plan.state) != plan.state:
+        raise PlanChanged(plan.state)
+    newest = last_revision()
+    if asked.get("base", newest) != newest:
+        rule = f"The newest revision must be {asked['base']}, and is {newest}. Nothing was done."
+        raise PlanChanged(plan.state, rule)
+
+
+def _check_writing(wanted: Change, access: Access, *, is_tried: bool) -> list[str]:
+    """
+    Raise a problem if the key may not change an object. A dry run only says so, in the sentences that are returned.
+
+    Raises:
+        LimitedKey: Also in a dry run, which would else say what there is in other projects.
+        InsufficientScope
+    """
+    for one in wanted.objects:
+        if not access.owns(one.project):
+            raise LimitedKey(f"{one.title}: {FOR_OPERATORS}")
+    refused = [InsufficientScope(SCOPES[one.kind], one.title) for one in wanted.objects if not _may_write(access, one)]
+    if refused and not is_tried:
+        raise refused[0]
+    return [str(problem.detail) for problem in refused[:MOST_LISTED]]
+
+
+def _may_write(access: Access, one: ObjectChange) -> bool:
+    return access.key.allows(SCOPES[one.kind])
 
 
 def _is_reviewed(one: ObjectChange) -> bool:

@@ -115,7 +115,7 @@ def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
 
     Return None for an unexpected exception, which Django logs and passes to ``server_error``.
     """
-    known = _translated(exc)
+    known = translated(exc)
     if known is None:
         return None
     response = Response(_document(context["request"], known), known.status_code, content_type=MEDIA_TYPE)
@@ -127,7 +127,8 @@ def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
     return response
 
 
-def _translated(exc: Exception) -> exceptions.APIException | None:
+def translated(exc: Exception) -> exceptions.APIException | None:
+    """Return a known exception of a view as one of REST, or None."""
     match exc:
         case exceptions.APIException():
             return exc

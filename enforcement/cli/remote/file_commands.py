@@ -20,6 +20,8 @@ from enforcement.cli.remote.account import account
 from enforcement.cli.remote.files.applying import (
     SIGNS,
     FilePlan,
+    JobEnded,
+    JobUnread,
     Moved,
     Options,
     Wish,
@@ -240,8 +242,10 @@ def _apply(server: ControlPlane, made: FilePlan, reason: str) -> Outcome:
             reply = carry_out(server, made, reason)
     except Moved as exc:
         return Outcome(MOVED, str(exc))
-    except (RequestRefused, InvalidFiles) as exc:
+    except (RequestRefused, InvalidFiles, JobEnded) as exc:
         return Outcome(REFUSED, str(exc))
+    except JobUnread as exc:
+        return Outcome(UNKNOWN, str(exc))
     except ServerAway as exc:
         return Outcome(UNKNOWN, f"{exc} {_MAY_BE_DONE}") if exc.sent else Outcome(REFUSED, str(exc))
     except KeyboardInterrupt:

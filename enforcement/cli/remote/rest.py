@@ -116,7 +116,7 @@ class ControlPlane:
         self, account: Account, *, trace: TextIO | None = None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.url = account.url
-        self._trace, self._sleep = trace, sleep
+        self._trace, self.sleep = trace, sleep
         import httpx2  # only here and in _once, because it takes longer to import than all the rest
 
         self._client = httpx2.Client(
@@ -206,7 +206,7 @@ class ControlPlane:
                 if pause is None or exc.code not in _SOON:
                     raise
                 pause = max(pause, min(exc.pause, MOST_PAUSE))
-            self._sleep(pause)
+            self.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, method: str, path: str, **options: Any) -> RestReply:

@@ -136,14 +136,21 @@ def create_some(job: Job) -> bool:
         django.core.exceptions.ValidationError: The key may not do that any more, or items are not valid.
     """
     view = _views[job.arguments["model"]]
-    context = {"access": _access_of(job, view)}
+    context = {"access": access_of(job, view.scopes[ADDRESS])}
     return _create(job, view, context) if "valid" in job.position else _check(job, view, context)
 
 
-def _access_of(job: Job, view: type[Any]) -> Access:
-    """Return what the key of a job may see now, or raise JobError if it may do less than when the job was started."""
+def access_of(job: Job, scope: str) -> Access:
+    """
+    Return what the key of a job may see now.
+
+    Args:
+        scope: What the key must allow.
+    Raises:
+        django.core.exceptions.ValidationError: It may do less than when the job was started.
+    """
     key = job.key
-    if key is not None and key.is_live and key.allows(view.scopes[ADDRESS]):
+    if key is not None and key.is_live and key.allows(scope):
         access = Access.of(key)
         if access.covers(job.arguments["reach"]) and not access.reaches_nothing:
             return access

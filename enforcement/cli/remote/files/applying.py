@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote
 from uuid import uuid4
 
 from enforcement.cli.remote.files.present import newest_revision
 from enforcement.cli.remote.problems import CommandProblem
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway
 from enforcement.cli.remote.screen import change_words
 from enforcement.policy_files.policy_file import PolicyFile, from_source
 from enforcement.policy_files.source import InvalidFile, InvalidFiles, Source
@@ -26,12 +26,22 @@ FORMER: Final = "sluicegate-plan/1"
 SIGNS: Final = {"create": "+", "change": "~", "delete": "-"}
 # A file with as many overrides as it may have is written within a minute on a busy database.
 SECONDS: Final = 300.0
+# Between two looks at a job that makes a change.
+JOB_PAUSE: Final = 2.0
 _ACTIONS: Final = {"create": "create", "update": "change", "delete": "delete"}
 _IN_THE_FILE: Final = re.compile("#/files/0((?:/.*)?)")
 
 
 class Moved(Exception):
     """Something was changed after the plan was made. Nothing was changed by it."""
+
+
+class JobEnded(CommandProblem):
+    """The job that was to make the change has failed or was cancelled. Nothing was changed."""
+
+
+class JobUnread(CommandProblem):
+    """A job makes the change, and nobody can see whether it did."""
 
 
 class InvalidPlan(CommandProblem):
@@ -147,16 +157,32 @@ def make_plan(server: ControlPlane, wish: Wish) -> FilePlan:
 
 def carry_out(server: ControlPlane, plan: FilePlan, reason: str) -> RestReply:
     """
-    Make exactly what a plan says, and return the response.
+    Make exactly what a plan says, and return the response, or what it would have been if a job makes it.
 
     Args:
         reason: For the audit.
     Raises:
-        Moved, InvalidFiles, RequestRefused: Nothing was changed.
+        Moved, InvalidFiles, RequestRefused, JobEnded: Nothing was changed.
         ServerAway: If it was sent, the change may have been made.
+        JobUnread
     """
     with _Problems(plan.wish.file):
-        return server.change("POST", "apply", plan.wish.body(), key=str(uuid4()), reason=reason, timeout=SECONDS)
+        reply = server.change("POST", "apply", plan.wish.body(), key=str(uuid4()), reason=reason, timeout=SECONDS)
+    return replace(reply, body=_result(server, reply.body)) if reply.body.get("kind") == "apply" else reply
+
+
+def _result(server: ControlPlane, job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the result of a job as soon as it has ended."""
+    while job["state"] in ("waiting", "running"):
+        server.sleep(JOB_PAUSE)
+        try:
+            job = server.get(f"jobs/{job['id']}").body
+        except (RequestRefused, ServerAway) as exc:
+            raise JobUnread(f"The job {job['id']} makes it, and cannot be read: {exc}") from None
+    if job["state"] != "done":
+        raise JobEnded(f"The job {job['id']} {job['state']}. Nothing was changed. {job['error']}".rstrip())
+    result: Mapping[str, Any] = job["result"]
+    return result
 
 
 class _Problems:

@@ -2,16 +2,23 @@
 
 import json
 from copy import deepcopy
+from time import monotonic
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 
 from controlplane.changes.audit.models import AuditEntry
+from controlplane.objects.keys.models import ManagementKey
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project
+from controlplane.operations.jobs import run
+from controlplane.operations.jobs.models import Job
 from controlplane.releases.publishing.models import Revision
+from controlplane.web.rest import apply as rest_apply
 from enforcement.cli.remote.screen import change_words
 from tests.controlplane.conftest import at_once
 from tests.enforcement.policy_files.test_policy_file import PHASES, shared_files
@@ -531,6 +538,120 @@ def test_a_kill_in_the_middle_leaves_nothing(apply, key, run_python, after, stor
     assert [model.objects.count() for model in (Project, Policy, AuditEntry)] == [0, 0, 0]
     again = apply(FILE, headers={"Idempotency_Key": "a"})
     assert (again.status_code, again.json()["changed"], again.json()["revision"]) == (200, 4, 1)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A request that may change three objects, so that a file of four needs a job."""
+    monkeypatch.setattr(rest_apply, "MOST_CHANGED", 3)
+
+
+def test_more_than_a_request_should_change_is_a_job(apply, api, few, store):
+    """It makes all by one change, for the key, with its reason. A dry run compares, and says that a job will do it."""
+    tried = apply(FILE, query="?dry_run=true").json()
+    assert (tried["status"], tried["changed"], tried["result"]["counts"]["created"]) == (202, 4, 4)
+    assert tried["result"]["stays"] == [rest_apply.BY_A_JOB]
+
+    state = tried["result"]["state"]
+    response = apply(FILE, options=MARKED, state=state, headers={"Sluicegate_Reason": "the new plan"})
+    assert (response.status_code, response.json()["kind"], response.json()["total"]) == (202, "apply", 4)
+    assert Policy.objects.count() == 0
+    run.run_all(60.0)
+
+    job = api("GET", f"jobs/{response.json()['id']}").json()
+    counts = {"created": 4, "updated": 0, "deleted": 0}
+    assert (job["state"], job["done"], job["result"]["counts"]) == ("done", 4, counts)
+    assert Project.objects.get().managed_by == "chat.yaml"
+    entries = AuditEntry.objects.all()
+    assert entries.values("change").distinct().count() == Revision.objects.count() == 1
+    assert {*entries.values_list("reason", "actor")} == {("the new plan", "ann")}
+
+
+def test_a_change_by_a_job_cannot_be_waited_for(apply, few):
+    response = apply(FILE, query="?wait=acknowledged")
+    assert response.json()["errors"] == [{"parameter": "wait", "code": "rule", "detail": rest_apply.NO_WAIT}]
+    assert not Job.objects.exists()
+
+
+def test_more_than_a_job_should_change_is_refused(apply, few, monkeypatch):
+    monkeypatch.setattr(rest_apply, "MOST_IN_A_JOB", 3)
+    response = apply(FILE)
+    assert (response.status_code, response.json()["code"]) == (413, "too_many_items")
+    assert not Job.objects.exists()
+
+
+def _takes_the_slug(key: ManagementKey) -> None:
+    PolicyFactory(slug="chat--free", project=ProjectFactory(slug="other"))
+
+
+def _changes_the_state(key: ManagementKey) -> None:
+    ProjectFactory(slug="chat")
+
+
+def _revokes_the_key(key: ManagementKey) -> None:
+    ManagementKey.objects.filter(pk=key.pk).update(revoked_at=timezone.now())
+
+
+@pytest.mark.parametrize(
+    ("before", "error"),
+    [
+        (_takes_the_slug, "#/files/0/policies/1/slug: "),
+        (_changes_the_state, "Something was changed after the plan was made"),
+        (_revokes_the_key, "The key ann may not do this any more."),
+    ],
+)
+def test_a_job_that_cannot_make_all_makes_nothing(apply, key, few, before, error):
+    state = "" if before is _takes_the_slug else apply(FILE, query="?dry_run=true").json()["result"]["state"]
+    apply(FILE, **({"state": state} if state else {}))
+    before(key)
+    run.run_all(60.0)
+
+    job = Job.objects.get()
+    assert (job.state, job.done) == ("failed", 0)
+    assert job.error.startswith(error)
+    assert not Policy.objects.filter(slug="chat--burst").exists()
+    assert not AuditEntry.objects.exists()
+
+
+def test_a_job_keeps_a_policy_that_is_used_by_then(apply, few):
+    """Its error says who uses it."""
+    apply(FILE, options=MARKED)
+    run.run_all(60.0)
+    less = {**FILE, "policies": [], "project": {"slug": "chat"}, "overrides": []}
+    apply(less, options={**MARKED, "prune": True, "prune_overrides": True})
+    TokenFactory(policy=Policy.objects.get(slug="chat--burst"), project=Project.objects.get())
+    run.run_all(60.0)
+
+    job = Job.objects.first()
+    assert (job.state, Policy.objects.count()) == ("failed", 2)
+    assert "is still used by" in job.error
+
+
+def many_projects(count: int) -> list[dict[str, Any]]:
+    """Files of *count* objects."""
+    slugs = [f"chat-{at}" for at in range(count // 500)]
+    policies = {slug: [{"slug": f"{slug}--{at}", "limits": [MINUTE]} for at in range(499)] for slug in slugs}
+    return [
+        {"apiVersion": "sluicegate/v1", "project": {"slug": slug, "name": slug}, "policies": some}
+        for slug, some in policies.items()
+    ]
+
+
+@pytest.mark.proof
+def test_a_job_of_thousands_ends_before_the_time_limit_of_a_task(apply):
+    """Its small sibling is the job of four objects."""
+    count = rest_apply.MOST_IN_A_JOB
+    assert apply(*many_projects(count)).status_code == 202
+    began = monotonic()
+    run.run_all(1.0)
+
+    took = monotonic() - began
+    assert (Job.objects.get().state, Job.objects.get().done, Policy.objects.count()) == (
+        "done",
+        count,
+        count // 500 * 499,
+    )
+    assert took < django_settings.CELERY_TASK_SOFT_TIME_LIMIT
 
 
 def test_of_two_at_once_one_makes_the_change(apply, web, key):

@@ -1,6 +1,7 @@
 """``sluicegate plan`` and ``apply``: a file becomes true, and nothing stays half done in silence."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,12 @@ from controlplane.core.text import unprintable
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project
+from controlplane.operations.jobs import run
+from controlplane.operations.jobs.models import Job
+from controlplane.web.rest import apply as rest_apply
 from enforcement.cli import main
+from enforcement.cli.remote.files import applying
+from enforcement.cli.remote.rest import ControlPlane
 from enforcement.policy_files.fields import HIDDEN
 from tests.controlplane.conftest import at_once
 from tests.enforcement.cli.remote.conftest import FILE
@@ -286,6 +292,43 @@ def test_a_key_that_only_reads_can_plan(cli, chat_file, monkeypatch):
     found = cli("plan", "chat.yaml")
     assert "60 requests per minute -> 30 requests per minute\nPlan: " in found.out
     assert "policy chat--free: This key lacks the scope policies:write." in found.err
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """A control plane whose requests may change three objects, and a worker that does its jobs before anybody looks."""
+    monkeypatch.setattr(rest_apply, "MOST_CHANGED", 3)
+    monkeypatch.setattr(applying, "JOB_PAUSE", 0.0)
+    get = ControlPlane.get
+
+    def get_after_work(self: ControlPlane, path: str, **query: Any) -> Any:
+        if path.startswith("jobs/"):
+            run.run_all(60.0)
+        return get(self, path, **query)
+
+    monkeypatch.setattr(ControlPlane, "get", get_after_work)
+
+
+def test_a_job_is_followed_to_its_end(cli, chat_file, worker):
+    ended = cli("apply", chat_file, "--yes")
+    assert (ended.status, ended.out.splitlines()[-1]) == (0, "Done: 4 changes.")
+    assert cli("diff", chat_file).out.splitlines()[-1] == "No difference."
+
+
+def test_a_job_that_fails_has_changed_nothing(cli, chat_file, worker, monkeypatch):
+    monkeypatch.setattr(rest_apply, "write", lambda *args: 1 / 0)
+    ended = cli("apply", chat_file, "--yes")
+    assert (ended.status, Policy.objects.count()) == (2, 0)
+    assert "failed. Nothing was changed. An error of the server." in ended.err
+
+
+def test_a_job_that_the_key_may_not_read_is_named(cli, chat_file, worker, monkeypatch):
+    scopes = ["projects:read", "projects:write", "policies:read", "policies:write", "overrides:write", "tokens:read"]
+    key = ManagementKeyFactory(scopes=scopes)
+    monkeypatch.setenv("SLUICEGATE_KEY", key.secret)
+    ended = cli("apply", chat_file, "--yes")
+    assert ended.status == 4
+    assert f"The job {Job.objects.get().pk} makes it, and cannot be read: 403" in ended.err
 
 
 def test_a_wrong_file_changes_nothing(cli, chat_file):
