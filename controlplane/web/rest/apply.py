@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from django.core.exceptions import ValidationError as JobError
-from django.db.models import RestrictedError
+from django.db.models import ProtectedError, RestrictedError
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers, status
@@ -19,11 +18,9 @@ from rest_framework.settings import api_settings
 from controlplane.changes.change.transaction import BrokenRules, OpenChange, change
 from controlplane.changes.words.change import Change, ObjectChange
 from controlplane.changes.words.words import lines_in_full
-from controlplane.core.requests import request_id
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.policies.names import Names
-from controlplane.operations.jobs import run
 from controlplane.operations.jobs.actions import author_of
 from controlplane.operations.jobs.kinds import FailedWithResult, kind
 from controlplane.operations.jobs.models import Job
@@ -38,13 +35,11 @@ from controlplane.web.rest.revisions import LinesField, StepSerializer
 from controlplane.web.restkit.authentication import Access, InsufficientScope, LimitedKey
 from controlplane.web.restkit.fields import StrictBooleanField, StrictIntegerField, StringField
 from controlplane.web.restkit.problems import Conflict, InvalidQuery, Problem, errors_of, model_errors, translated
-from controlplane.web.restkit.requests import reason_of
 from controlplane.web.restkit.serializers import StrictSerializer
 from controlplane.web.restkit.views import ApiView
-from controlplane.web.restkit.writes.batch_jobs import access_of
 from controlplane.web.restkit.writes.batches import TooManyItems
 from controlplane.web.restkit.writes.later import Later
-from controlplane.web.restkit.writes.started import JobSerializer, started
+from controlplane.web.restkit.writes.started import JobSerializer, access_of, started
 from controlplane.web.restkit.writes.trials import MOST_LISTED, Trial, TrialSerializer
 from enforcement.policy_files.clashes import clashes
 from enforcement.policy_files.policy_file import PolicyFile, from_source
@@ -197,7 +192,7 @@ class ApplyView(ApiView):
         `#/files/0/policies/3/limits/1/burst`. To make exactly what a dry run showed, send its `state`.
 
         If more than 10,000 objects change, the response is 202 with a job, which makes all of them or none. Its
-        `result` is the body of a response 200, or has the `errors`.
+        `result` has `changed`, `counts`, `stays` and `warnings`, or the `code` of the problem and the `errors`.
         """
         asked = self.read_body().validated_data
         files = _read(asked[FILES])
@@ -220,30 +215,19 @@ class ApplyView(ApiView):
             return Response(_body(self.plan, [*stays, BY_A_JOB]), status.HTTP_202_ACCEPTED)
         if "wait" in self.query:
             raise InvalidQuery({"wait": [ErrorDetail(NO_WAIT, code="rule")]})
-        return started(
-            run.start(
-                JOB,
-                f"Apply policy files, which changes {total:,} objects",
-                ids=asked[FILES],
-                total=total,
-                projects=() if self.access.all_projects else self.access.projects(),
-                arguments={**{name: asked[name] for name in asked if name != FILES}, "reach": self.access.reach},
-                key=self.access.key,
-                created_by=self.access.key.name,
-                channel="api",
-                request_id=request_id(self.request),
-                reason=reason_of(self.request),
-            )
-        )
+        title = f"Apply policy files, which changes {total:,} objects"
+        arguments = {name: value for name, value in asked.items() if name != FILES}
+        return started(self.request, self.access, JOB, title, asked[FILES], arguments, total=total)
 
     def review(self, tried: Trial) -> dict[str, Any]:
         assert self.plan is not None
-        changed = [one for one in self.plan.change.objects[:MOST_SHOWN] if _is_reviewed(one)]
-        shown = [one for one in changed if _may_write(self.access, one)][:MOST_REVIEWED]
-        reviews = {one.pk: self._review_of(one) for one in shown}
+        first = self.plan.change.objects[:MOST_SHOWN]
+        reviewed = [one for one in first if _is_reviewed(one) and _may_write(self.access, one)][:MOST_REVIEWED]
+        reviews = {one.pk: self._review_of(one) for one in reviewed}
         objects = [{**one, "review": reviews.get(one["id"])} for one in tried.result["objects"]]
-        # Of what a job would do, nothing was tried that could be counted.
-        return {"changed": tried.changed or tried.result["changed"], "result": {**tried.result, "objects": objects}}
+        # A dry run of what a job will do only compares, and leaves no entries that could be counted.
+        changed = tried.result["changed"] if tried.status == status.HTTP_202_ACCEPTED else tried.changed
+        return {"changed": changed, "result": {**tried.result, "objects": objects}}
 
     def _review_of(self, one: ObjectChange) -> dict[str, Any]:
         policy = Policy.objects.get(pk=one.pk)
@@ -257,8 +241,8 @@ def apply_in_a_job(job: Job) -> bool:
     Make the whole change of a job in this one slice, and return True.
 
     Raises:
-        django.core.exceptions.ValidationError: The key may not do that any more, the state is not that of the job any
-            more, or the files break a rule. Nothing was changed.
+        django.core.exceptions.ValidationError: The key may not do that any more.
+        FailedWithResult: Something was changed since, or the files break a rule. Nothing was changed.
     """
     try:
         files = _read(job.part(0))
@@ -268,10 +252,13 @@ def apply_in_a_job(job: Job) -> bool:
     except ValidationError as exc:
         errors = errors_of(exc.detail)
         message = f"{errors[0]['pointer']}: {errors[0]['detail']} Nothing was changed."
-        raise FailedWithResult(message, {"errors": errors[:MOST_LISTED]}) from exc
-    except (Problem, RestrictedError) as exc:
-        raise JobError(str(getattr(translated(exc), "detail", exc))) from exc
-    job.done, job.result = job.total, body
+        raise FailedWithResult(message, {"code": "validation_error", "errors": errors[:MOST_LISTED]}) from exc
+    except (Problem, RestrictedError, ProtectedError) as exc:
+        problem = translated(exc)
+        assert problem is not None
+        raise FailedWithResult(str(problem.detail), {"code": problem.get_codes()}) from exc
+    # Without the objects: whoever may read jobs may not read policies for that.
+    job.done, job.result = job.total, {name: body[name] for name in ("state", "changed", "counts", "stays", "warnings")}
     return True
 
 

@@ -20,7 +20,6 @@ from enforcement.cli.remote.account import account
 from enforcement.cli.remote.files.applying import (
     SIGNS,
     FilePlan,
-    JobEnded,
     JobUnread,
     Moved,
     Options,
@@ -242,7 +241,7 @@ def _apply(server: ControlPlane, made: FilePlan, reason: str) -> Outcome:
             reply = carry_out(server, made, reason)
     except Moved as exc:
         return Outcome(MOVED, str(exc))
-    except (RequestRefused, InvalidFiles, JobEnded) as exc:
+    except (RequestRefused, InvalidFiles) as exc:
         return Outcome(REFUSED, str(exc))
     except JobUnread as exc:
         return Outcome(UNKNOWN, str(exc))

@@ -253,7 +253,7 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
         after = response.headers.get("Retry-After", "")
         detail = " ".join(filter(None, (str(body.get("detail", "")), _ADVICE.get(response.status_code, ""))))
         about = detail, str(body.get("request_id", "")), float(after) if after.isdecimal() else 0
-        raise RequestRefused(response.status_code, str(body["code"]), *about, _errors_in(body))
+        raise RequestRefused(response.status_code, str(body["code"]), *about, errors_in(body))
     if response.status_code in _AWAY:
         raise ServerAway(f"{url} is away: {response.status_code} from a server in front of it.", sent=True)
     if response.is_redirect:
@@ -263,7 +263,7 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
     raise _other_program(response.status_code, url, "its response is no JSON")
 
 
-def _errors_in(problem: Mapping[str, Any]) -> list[tuple[str, str]]:
+def errors_in(problem: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the errors of a problem, as far as they have the members that a control plane gives them."""
     errors = problem.get("errors", ())
     rows = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []

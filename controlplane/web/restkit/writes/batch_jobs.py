@@ -9,23 +9,19 @@ from itertools import chain
 from time import monotonic
 from typing import Any, ClassVar
 
-from django.core.exceptions import ValidationError as JobError
 from rest_framework.decorators import action
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.changes.change.transaction import change
-from controlplane.core.requests import request_id
 from controlplane.operations.jobs import run
 from controlplane.operations.jobs.actions import author_of
 from controlplane.operations.jobs.kinds import FailedWithResult, kind
 from controlplane.operations.jobs.models import Job, JobPart
-from controlplane.web.restkit.authentication import Access
 from controlplane.web.restkit.problems import InvalidQuery, errors_of
-from controlplane.web.restkit.requests import reason_of
 from controlplane.web.restkit.writes.batches import ADDRESS, ITEMS, MOST_ITEMS, TWIN, Batched, TooManyItems, items_of
-from controlplane.web.restkit.writes.started import JobSerializer, started
+from controlplane.web.restkit.writes.started import JobSerializer, access_of, started
 
 JOB = "batch"
 MOST_IN_A_JOB = 10_000
@@ -80,7 +76,7 @@ class JobBatched(Batched):
         if "wait" in self.query:
             raise InvalidQuery({"wait": [ErrorDetail(LATER, code="rule")]})
         self.batch_body().check_names(request.data)
-        return started(self._start(items))
+        return self._start(items)
 
     def create_at_once(self) -> Response:
         try:
@@ -96,20 +92,9 @@ class JobBatched(Batched):
         wrong = _wrong_in(items, type(self), self.get_serializer_context(), Survey.of(items, type(self)))
         return ValidationError({**exc.detail, ITEMS: wrong}) if wrong else exc
 
-    def _start(self, items: Sequence[Any]) -> Job:
-        access, names = self.access, self.serializer_class.Meta.model._meta
-        return run.start(
-            JOB,
-            f"Create {len(items):,} {names.verbose_name_plural}",
-            ids=items,
-            projects=() if access.all_projects else access.projects(),
-            arguments={"model": self.model_name(), "reach": access.reach},
-            key=access.key,
-            created_by=access.key.name,
-            channel="api",
-            request_id=request_id(self.request),
-            reason=reason_of(self.request),
-        )
+    def _start(self, items: Sequence[Any]) -> Response:
+        title = f"Create {len(items):,} {self.serializer_class.Meta.model._meta.verbose_name_plural}"
+        return started(self.request, self.access, JOB, title, items, {"model": self.model_name()})
 
     @classmethod
     def check_items(cls, items: Sequence[dict[str, Any]], others: Mapping[Key, int]) -> None:
@@ -138,23 +123,6 @@ def create_some(job: Job) -> bool:
     view = _views[job.arguments["model"]]
     context = {"access": access_of(job, view.scopes[ADDRESS])}
     return _create(job, view, context) if "valid" in job.position else _check(job, view, context)
-
-
-def access_of(job: Job, scope: str) -> Access:
-    """
-    Return what the key of a job may see now.
-
-    Args:
-        scope: What the key must allow.
-    Raises:
-        django.core.exceptions.ValidationError: It may do less than when the job was started.
-    """
-    key = job.key
-    if key is not None and key.is_live and key.allows(scope):
-        access = Access.of(key)
-        if access.covers(job.arguments["reach"]) and not access.reaches_nothing:
-            return access
-    raise JobError(f"The key {job.created_by} may not do this any more. What was created until then stays.")
 
 
 def _check(job: Job, view: type[JobBatched], context: Mapping[str, Any]) -> bool:

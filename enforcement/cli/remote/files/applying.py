@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from enforcement.cli.remote.files.present import newest_revision
 from enforcement.cli.remote.problems import CommandProblem
-from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway
+from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway, errors_in
 from enforcement.cli.remote.screen import change_words
 from enforcement.policy_files.policy_file import PolicyFile, from_source
 from enforcement.policy_files.source import InvalidFile, InvalidFiles, Source
@@ -34,10 +34,6 @@ _IN_THE_FILE: Final = re.compile("#/files/0((?:/.*)?)")
 
 class Moved(Exception):
     """Something was changed after the plan was made. Nothing was changed by it."""
-
-
-class JobEnded(CommandProblem):
-    """The job that was to make the change has failed or was cancelled. Nothing was changed."""
 
 
 class JobUnread(CommandProblem):
@@ -162,17 +158,17 @@ def carry_out(server: ControlPlane, plan: FilePlan, reason: str) -> RestReply:
     Args:
         reason: For the audit.
     Raises:
-        Moved, InvalidFiles, RequestRefused, JobEnded: Nothing was changed.
+        Moved, InvalidFiles, RequestRefused: Nothing was changed.
         ServerAway: If it was sent, the change may have been made.
         JobUnread
     """
     with _Problems(plan.wish.file):
         reply = server.change("POST", "apply", plan.wish.body(), key=str(uuid4()), reason=reason, timeout=SECONDS)
-    return replace(reply, body=_result(server, reply.body)) if reply.body.get("kind") == "apply" else reply
+        return replace(reply, body=_result(server, reply.body)) if reply.body.get("kind") == "apply" else reply
 
 
 def _result(server: ControlPlane, job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the result of a job as soon as it has ended."""
+    """Return the result of a job as soon as it has ended, or raise JobUnread, or RequestRefused with its problem."""
     while job["state"] in ("waiting", "running"):
         server.sleep(JOB_PAUSE)
         try:
@@ -180,7 +176,8 @@ def _result(server: ControlPlane, job: Mapping[str, Any]) -> Mapping[str, Any]:
         except (RequestRefused, ServerAway) as exc:
             raise JobUnread(f"The job {job['id']} makes it, and cannot be read: {exc}") from None
     if job["state"] != "done":
-        raise JobEnded(f"The job {job['id']} {job['state']}. Nothing was changed. {job['error']}".rstrip())
+        detail = f"The job {job['id']} has ended as {job['state']}. Nothing was changed. {job['error']}".rstrip()
+        raise RequestRefused(409, job["result"].get("code", "job_ended"), detail, "", errors=errors_in(job["result"]))
     result: Mapping[str, Any] = job["result"]
     return result
 

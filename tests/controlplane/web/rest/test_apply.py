@@ -561,6 +561,7 @@ def test_more_than_a_request_should_change_is_a_job(apply, api, few, store):
     job = api("GET", f"jobs/{response.json()['id']}").json()
     counts = {"created": 4, "updated": 0, "deleted": 0}
     assert (job["state"], job["done"], job["result"]["counts"]) == ("done", 4, counts)
+    assert "objects" not in job["result"]
     assert Project.objects.get().managed_by == "chat.yaml"
     entries = AuditEntry.objects.all()
     assert entries.values("change").distinct().count() == Revision.objects.count() == 1
@@ -593,21 +594,21 @@ def _revokes_the_key(key: ManagementKey) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "error"),
+    ("before", "error", "code"),
     [
-        (_takes_the_slug, "#/files/0/policies/1/slug: "),
-        (_changes_the_state, "Something was changed after the plan was made"),
-        (_revokes_the_key, "The key ann may not do this any more."),
+        (_takes_the_slug, "#/files/0/policies/1/slug: ", "validation_error"),
+        (_changes_the_state, "Something was changed after the plan was made", "plan_changed"),
+        (_revokes_the_key, "The key ann may not do this any more. Nothing was changed.", None),
     ],
 )
-def test_a_job_that_cannot_make_all_makes_nothing(apply, key, few, before, error):
+def test_a_job_that_cannot_make_all_makes_nothing(apply, key, few, before, error, code):
     state = "" if before is _takes_the_slug else apply(FILE, query="?dry_run=true").json()["result"]["state"]
     apply(FILE, **({"state": state} if state else {}))
     before(key)
     run.run_all(60.0)
 
     job = Job.objects.get()
-    assert (job.state, job.done) == ("failed", 0)
+    assert (job.state, job.done, job.result.get("code")) == ("failed", 0, code)
     assert job.error.startswith(error)
     assert not Policy.objects.filter(slug="chat--burst").exists()
     assert not AuditEntry.objects.exists()
@@ -646,11 +647,8 @@ def test_a_job_of_thousands_ends_before_the_time_limit_of_a_task(apply):
     run.run_all(1.0)
 
     took = monotonic() - began
-    assert (Job.objects.get().state, Job.objects.get().done, Policy.objects.count()) == (
-        "done",
-        count,
-        count // 500 * 499,
-    )
+    job = Job.objects.get()
+    assert (job.state, job.done, Policy.objects.count()) == ("done", count, count // 500 * 499)
     assert took < django_settings.CELERY_TASK_SOFT_TIME_LIMIT
 
 

@@ -319,7 +319,35 @@ def test_a_job_that_fails_has_changed_nothing(cli, chat_file, worker, monkeypatc
     monkeypatch.setattr(rest_apply, "write", lambda *args: 1 / 0)
     ended = cli("apply", chat_file, "--yes")
     assert (ended.status, Policy.objects.count()) == (2, 0)
-    assert "failed. Nothing was changed. An error of the server." in ended.err
+    assert "has ended as failed. Nothing was changed. An error of the server." in ended.err
+
+
+def test_an_error_of_a_job_has_its_place_in_the_file(cli, chat_file, worker, monkeypatch):
+    """As if the request had been refused. The exit status tells scripts that the plan is too old."""
+    start = run.start
+
+    def start_late(*args: Any, **fields: Any) -> Job:
+        job = start(*args, **fields)
+        PolicyFactory(slug="chat--burst", project=ProjectFactory(slug="other"))
+        return job
+
+    monkeypatch.setattr(run, "start", start_late)
+    ended = cli("apply", chat_file, "--yes")
+    assert ended.status == 2
+    assert f"{chat_file}:7: policies[0].slug: " in ended.err
+
+
+def test_a_job_for_a_state_that_is_over_makes_nothing(cli, chat_file, worker, monkeypatch):
+    start = run.start
+
+    def start_late(*args: Any, **fields: Any) -> Job:
+        job = start(*args, **fields)
+        ProjectFactory(slug="chat")
+        return job
+
+    monkeypatch.setattr(run, "start", start_late)
+    ended = cli("apply", chat_file, "--yes")
+    assert (ended.status, Policy.objects.count()) == (3, 0)
 
 
 def test_a_job_that_the_key_may_not_read_is_named(cli, chat_file, worker, monkeypatch):
