@@ -231,7 +231,7 @@ def test_old_jobs_are_deleted(begin):
 
 def test_a_worker_knows_all_kinds(run_python):
     """Also those that only REST starts, whose rooms a worker does not import by itself."""
-    names = {"batch", "overrides", "project deletion", "replay", "tokens"}
+    names = {"apply", "batch", "overrides", "project deletion", "replay", "tokens"}
     worker = run_python(
         "from controlplane.operations.jobs import tasks\n"
         "from controlplane.operations.jobs.kinds import kind_of\n"
