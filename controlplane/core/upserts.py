@@ -19,7 +19,7 @@ _LARGEST = {"sqlite": "MAX", "postgresql": "GREATEST"}
 _SMALLEST = {"sqlite": "MIN", "postgresql": "LEAST"}
 
 
-Keyed = tuple[Sequence[Any], Sequence[int]]
+Keyed = tuple[Sequence[Any], Sequence[int | datetime]]
 Statement = tuple[str, list[Any]]
 
 Sums = dict[Any, dict[tuple[Any, ...], Sequence[int]]]

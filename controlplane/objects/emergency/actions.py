@@ -36,7 +36,7 @@ def suspend(tx: OpenChange, subject: Token | Project, ends_at: datetime | None =
         ValidationError: The end is over.
     """
     take_turn(TURN)
-    owner = {subject._meta.model_name: subject}
+    owner = {str(subject._meta.model_name): subject}
     _end_those_over(tx, Suspension.objects.filter(**owner), timezone.now())
     if suspension := Suspension.objects.filter(**owner).first():
         return suspension

@@ -34,7 +34,7 @@ def emergency_document() -> dict[str, Any] | None:
     suspended = suspended.order_by(F("ends_at").asc(nulls_last=True), "at", "pk")
     projects = list(suspended.values_list("project", "ends_at", "project__active")[:PROJECTS_NAMED])
     endless = [project for project, ends_at, _ in projects if ends_at is None]
-    ending = [_ending(*row) for row in projects if row[1] is not None]
+    ending = [_ending(project, ends_at, active) for project, ends_at, active in projects if ends_at is not None]
     glass = BreakGlass.present()
     found = {"break_glass": glass and _glass(glass), "projects": endless, "values": _values()}
     # Left out if it is empty, because an enforcer of an earlier state refuses a document with this field.

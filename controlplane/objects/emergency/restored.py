@@ -103,7 +103,7 @@ def missing_of(token: str, document: Mapping[str, Any], now: datetime) -> Missin
     """Return the suspension of a token that its document in the store has and the database lacks, or None."""
     if not document.get("suspended"):
         return None
-    one = Missing(Token(pk=token, name=document.get("name")), _instant(document.get("suspended_until_us")))
+    one = Missing(Token(pk=token, name=document.get("name", "")), _instant(document.get("suspended_until_us")))
     return one if one.is_missing(now) else None
 
 

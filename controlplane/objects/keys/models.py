@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -16,8 +16,8 @@ from controlplane.objects.keys.scopes import IMPLIED, SCOPES
 from controlplane.objects.projects.models import Credential, CredentialQuerySet, Project, isoformat
 
 
-class ManagementKeyQuerySet(CredentialQuerySet):
-    def within(self, projects: Collection[str] | models.QuerySet) -> "ManagementKeyQuerySet":
+class ManagementKeyQuerySet(CredentialQuerySet["ManagementKey"]):
+    def within(self, projects: Collection[str] | models.QuerySet) -> Self:
         """Return a query of the keys that are limited to these projects, and to no others besides."""
         through = ManagementKey.projects.through.objects
         within, others = through.filter(project__in=projects), through.exclude(project__in=projects)
@@ -25,8 +25,11 @@ class ManagementKeyQuerySet(CredentialQuerySet):
         return keys.exclude(pk__in=others.values("managementkey"))
 
 
-class ManagementKeyManager(models.Manager.from_queryset(ManagementKeyQuerySet)):
-    def narrowed_with(self, project: Project) -> "models.QuerySet[ManagementKey]":
+_ManagementKeyManager = models.Manager.from_queryset(ManagementKeyQuerySet)
+
+
+class ManagementKeyManager(_ManagementKeyManager["ManagementKey"]):
+    def narrowed_with(self, project: Project) -> ManagementKeyQuerySet:
         """
         Return a query of the live keys that are limited to this project, which locks them until the transaction ends.
 
@@ -153,7 +156,7 @@ class ManagementKey(Credential):
         """Return the id of the only project of the key, or an empty string."""
         # The entries of a key of several projects name all of them, also if only one is left.
         named = {slug for record in (before, after) if record for slug in record["projects"]}
-        projects = [] if self.all_projects or len(named) > 1 else self.projects.all()[:2]
+        projects = () if self.all_projects or len(named) > 1 else tuple(self.projects.all()[:2])
         return projects[0].pk if len(projects) == 1 else ""
 
     def as_record(self) -> dict[str, Any]:

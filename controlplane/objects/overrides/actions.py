@@ -15,13 +15,13 @@ def save_override(tx: OpenChange, override: Override) -> None:
     Raises:
         ValidationError: It has no holder, or two, or numbers that its limit does not allow.
     """
-    former = Override.objects.filter(pk=override.pk).first()
+    former, now = Override.objects.filter(pk=override.pk).first(), timezone.now()
     # One whose end has come may not have been ended yet, and must not be in the way of the next.
     same = Override.objects.filter(
         limit=override.limit_id, token=override.token_id, project=override.project_id, partition=override.partition
     )
-    for over in same.filter(ends_at__lte=timezone.now()).exclude(pk=override.pk):
-        end_override(tx, over, over.ends_at)
+    for over in same.filter(ends_at__lte=now).exclude(pk=override.pk):
+        end_override(tx, over, over.ends_at or now)
     if former is None:
         override.created_by = tx.actor.name[:200]
     override.full_clean()
@@ -49,5 +49,5 @@ def end_overrides(tx: OpenChange, now: datetime) -> int:
     ended = Override.objects.filter(ends_at__lte=now).select_for_update(of=("self",))
     rows = list(ended.select_related("limit__policy", "token", "project"))
     for override in rows:
-        end_override(tx, override, override.ends_at)
+        end_override(tx, override, override.ends_at or now)
     return len(rows)

@@ -1,7 +1,8 @@
 """The creation of many overrides with few statements, by the rules of the model."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import batched
 
 from django.core.exceptions import ValidationError
@@ -28,9 +29,10 @@ def create_overrides(tx: OpenChange, overrides: Sequence[Override]) -> None:
     Raises:
         BrokenRules: Overrides break a rule of the model, or are two of one limit and holder.
     """
-    present, over = _present(overrides)
+    now = timezone.now()
+    present, over = _present(overrides, now)
     for one in over:
-        end_override(tx, one, one.ends_at)  # it must not be in the way of the next
+        end_override(tx, one, one.ends_at or now)  # it must not be in the way of the next
     for override in overrides:
         override.created_by = tx.actor.name[:200]
     if broken := _broken(overrides, present, {}):
@@ -65,16 +67,15 @@ def check_overrides(overrides: Sequence[Override], others: Mapping[Holder, int])
     Raises:
         BrokenRules: Overrides break a rule of the model, or are two of one limit and holder.
     """
-    present, over = _present(overrides)
+    present, over = _present(overrides, timezone.now())
     more = Counter(others)
     more.subtract(map(_holder, over))
     if broken := _broken(overrides, present, more):
         raise BrokenRules(broken)
 
 
-def _present(overrides: Sequence[Override]) -> tuple[dict[Place, Override], list[Override]]:
+def _present(overrides: Sequence[Override], now: datetime) -> tuple[dict[Place, Override], list[Override]]:
     """Return the overrides in force that are in the way of these, by place, and those whose end has come."""
-    now = timezone.now()
     found = list(_at_places(overrides).select_related("limit__policy", "token", "project"))
     over = [one for one in found if one.ends_at and one.ends_at <= now]
     return {_place(one): one for one in found if one not in over}, over
@@ -99,7 +100,9 @@ def _broken(
             sound[place] = override
         except ValidationError as exc:
             broken[place] = exc
-    by_tokens = _with_tokens([one for one in sound.values() if one.project_id and not one.applies_at_once])
+    by_tokens = _with_tokens(
+        {(one.project_id, one.limit.policy_id) for one in sound.values() if one.project_id and not one.applies_at_once}
+    )
     counts = _counts(list(sound.values()))
     counts.update(more)
     seen: set[Place] = set()
@@ -142,9 +145,8 @@ def _counts(overrides: Sequence[Override]) -> Counter[Holder]:
     return Counter({(token, project): count for token, project, count in present}) + Counter(map(_holder, overrides))
 
 
-def _with_tokens(overrides: Sequence[Override]) -> set[tuple[str, str]]:
-    """Return the (project, policy) pairs of these for which the project has tokens with the policy."""
-    pairs = list({(override.project_id, override.limit.policy_id) for override in overrides})
+def _with_tokens(pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return the (project, policy) pairs for which the project has tokens with the policy."""
     return {pair for some in batched(pairs, AT_ONCE) for pair in _existing(some)}
 
 

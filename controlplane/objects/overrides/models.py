@@ -22,7 +22,7 @@ from enforcement.model.limits import InvalidLimit
 MAX_OVERRIDES = 200
 
 
-class LiveOverrides(models.Manager):
+class LiveOverrides(models.Manager["Override"]):
     """The overrides that have not ended. Those that have are kept as history, and count nowhere."""
 
     def get_queryset(self) -> models.QuerySet["Override"]:
@@ -104,9 +104,16 @@ class Override(Managed):
         check_is_future("ends_at", self.ends_at)
 
     @property
+    def owner(self) -> Project:
+        """The project of the holder. Raises ValidationError if there is no holder."""
+        if project := self.token.project if self.token else self.project:
+            return project
+        raise ValidationError(self.ONE_HOLDER)
+
+    @property
     def applies_at_once(self) -> bool:
         """Whether the limit applies to the holder. That of a project may also apply by the policies of its tokens."""
-        policy, project = self.limit.policy, self.project or self.token.project
+        policy, project = self.limit.policy, self.owner
         own = self.token.policy_id if self.token else project.anonymous_policy_id
         return policy.is_global or policy.pk in (own, project.policy_id)
 
@@ -136,7 +143,7 @@ class Override(Managed):
             raise ValidationError({exc.field if exc.field in ("quota", "burst") else "limit": exc.reason}) from exc
 
     def _check_limit(self, applies: bool) -> None:
-        policy, project = self.limit.policy, self.project or self.token.project
+        policy, project = self.limit.policy, self.owner
         if policy.project_id not in (None, project.pk):
             raise ValidationError({"limit": "Must not be a limit of another project's policy."})
         if not applies:
@@ -168,4 +175,5 @@ class Override(Managed):
         return self.project_id or (self.token.project_id if self.token else None)
 
     def touches(self) -> Iterator[tuple[str, str]]:
-        yield from (self.token or self.project).touches()
+        for holder in (self.token, self.project):
+            yield from holder.touches() if holder else ()

@@ -1,7 +1,7 @@
 import json
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -53,6 +53,15 @@ def columns_of(field: Field) -> tuple[str, ...]:
     return field.columns or (field.name,)
 
 
+class Uses(NamedTuple):
+    """The numbers of tokens and projects that have a policy. Each is a MoreThan if there are more than 10,000."""
+
+    tokens: int = 0
+    projects: int = 0
+    anonymous: int = 0
+    default: int = 0
+
+
 class Policy(Versioned):
     id = models.CharField(primary_key=True, max_length=40, default=partial(new_id, "pol"), editable=False)
     slug = models.CharField(max_length=63, unique=True, validators=[SLUG_RULE])
@@ -88,11 +97,8 @@ class Policy(Versioned):
         return self.slug
 
     @cached_property
-    def uses(self) -> tuple[int, int, int, int]:
-        """
-        The numbers of tokens and of projects that have this policy, and of projects that have it for requests without
-        a token, and for new tokens. Each is counted up to 10,000, as a MoreThan if there are more.
-        """
+    def uses(self) -> Uses:
+        """How many have this policy, of projects also for requests without a token, and for new tokens."""
         self.count_uses([self], self.counted_in)
         return self.uses
 
@@ -108,9 +114,9 @@ class Policy(Versioned):
         names = [f"count_{number}" for number in range(len(counts))]
         rows = cls.objects.filter(pk__in=[policy.pk for policy in policies]).order_by()
         rows = rows.annotate(**dict(zip(names, counts, strict=True)))
-        found = {pk: tuple(map(as_capped, numbers)) for pk, *numbers in rows.values_list("pk", *names)}
+        found = {pk: Uses(*map(as_capped, numbers)) for pk, *numbers in rows.values_list("pk", *names)}
         for policy in policies:
-            policy.uses = found.get(policy.pk, (0, 0, 0, 0))
+            policy.uses = found.get(policy.pk, Uses())
 
     def clean(self) -> None:
         # A new one, of which a request may create 1,000, has no row to compare it with.
@@ -239,11 +245,10 @@ class Limit(RecordedModel):
 
     def assign(self, value: LimitValue) -> None:
         """Copy every field of *value* to this row, without saving it. The position and the policy stay."""
-        given = value.to_json()
+        given, columns = value.to_json(), {column.name: column for column in self._meta.concrete_fields}
         for field in FIELDS:
-            for column, content in zip(columns_of(field), _in_columns(field, given.get(field.name)), strict=True):
-                default = self._meta.get_field(column).get_default()
-                setattr(self, column, default if content is None else content)
+            for name, content in zip(columns_of(field), _in_columns(field, given.get(field.name)), strict=True):
+                setattr(self, name, columns[name].get_default() if content is None else content)
 
     def as_record(self) -> dict[str, Any]:
         return {"id": self.pk, "policy": self.policy_id, "position": self.position, **self.as_json()}

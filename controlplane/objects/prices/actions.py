@@ -64,7 +64,7 @@ def apply_catalogue(tx: OpenChange, differences: Sequence[Difference]) -> None:
         ValidationError: A price breaks a rule, or all of them together do. Nothing is changed then.
     """
     now = timezone.now()
-    changed = [(it.new, it.old and it.old.as_record()) for it in differences if it.new is not None]
+    changed = [(it.new, it.old.as_record() if it.old else None) for it in differences if it.new is not None]
     for price, _ in changed:
         price.changed_by, price.changed_at = tx.actor.name[:200], now
         _check(price)

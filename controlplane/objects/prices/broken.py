@@ -47,9 +47,11 @@ def lately(since: datetime, projects: models.QuerySet | None = None) -> list[dic
     """
     rows = BrokenBound.objects.filter(last_at__gte=since)
     rows = rows if projects is None else rows.filter(project_id__in=projects.values("pk"))
-    sums = {"requests": Sum("requests"), "added": Max("added"), "last_at": Max("last_at")}
-    rows = rows.values("model", "format").annotate(**sums).order_by("-last_at", "model", "format")[:MAX_PAIRS]
-    return [{**row, "said": _in_words(row["added"])} for row in rows]
+    pairs = rows.values("model", "format").annotate(
+        requests=Sum("requests"), added=Max("added"), last_at=Max("last_at")
+    )
+    latest = pairs.order_by("-last_at", "model", "format")[:MAX_PAIRS]
+    return [{**row, "said": _in_words(row["added"])} for row in latest]
 
 
 def _in_words(added: int) -> str:

@@ -217,7 +217,7 @@ def _fees(prices: Any) -> dict[str, int]:
 def _dearest(prices: Any, side: str) -> Any:
     """Return the highest price for tokens that are no text, such as those of sound, or None without any."""
     others = [getattr(prices, f"{side}_{kind}_mtok", None) for kind in ("audio", "image", "video")]
-    return max((price for price in others if price is not None), key=lambda price: _micros(price, 0), default=None)
+    return max((price for price in others if price is not None), key=lambda price: _micros(price, 0) or 0, default=None)
 
 
 def _at(values: dict[str, Any], start: int) -> dict[str, int | None]:

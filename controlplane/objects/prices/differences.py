@@ -31,11 +31,14 @@ class Difference:
             return "added"
         return "removed" if self.new is None else "changed"
 
+    @property
+    def rows(self) -> list[ModelPrice]:
+        """The row before and the row after, or the only one of them that there is."""
+        return [row for row in (self.old, self.new) if row is not None]
+
     def __str__(self) -> str:
-        row = self.new or self.old
-        if self.old is None or self.new is None:
-            return f"{self.word} {row}: {in_words(row)}"
-        return f"{self.word} {row}: {in_a_terminal(in_words(self.old), in_words(self.new))}"
+        words = list(map(in_words, self.rows))
+        return f"{self.word} {self.rows[-1]}: {in_a_terminal(*words) if len(words) == 2 else words[0]}"
 
 
 def between(present: Iterable[ModelPrice], wanted: Iterable[ModelPrice]) -> list[Difference]:
@@ -74,5 +77,5 @@ def _placed(prices: Iterable[ModelPrice]) -> dict[Place, ModelPrice]:
 
 
 def _order(difference: Difference) -> tuple[int, str, str]:
-    row = difference.new or difference.old
+    row = difference.rows[-1]
     return ("removed", "changed", "added").index(difference.word), row.pattern, str(row.valid_from or "")

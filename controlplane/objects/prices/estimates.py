@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import add
-from typing import NamedTuple
 
 from django.db.models import FloatField, Sum
 from django.db.models.functions import Cast
@@ -49,12 +48,13 @@ _NAMES = ("bytes", "objects", "tools", "any", "one")
 _SAME = {"tools_one": "tools_any", "any_one": "any_any", "any_tools": "tools_any"}
 
 
-class _Sums(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Sums:
     """The reports of one project about one group: requests, uses, reported tokens, error, and the sums of squares."""
 
     values: tuple[int, ...]
 
-    def __add__(self, other: "_Sums") -> "_Sums":  # type: ignore[override]
+    def __add__(self, other: "_Sums") -> "_Sums":
         return _Sums(tuple(map(add, self.values, other.values)))
 
     def get(self, name: str) -> int:
@@ -143,8 +143,8 @@ def _rows(now: datetime) -> Iterable[tuple[str, str, str, str, _Sums]]:
     sums = {f"of_{name}": Sum(Cast(name, FloatField())) for name in _PLACES}
     rows = EstimateSample.objects.filter(day__gte=today - timedelta(days=DAYS), day__lt=today)
     found = rows.values(*keys).annotate(**sums).order_by(*keys).values_list(*keys, *sums)
-    for row in found.iterator():
-        yield *row[: len(keys)], _Sums(tuple(map(int, row[len(keys) :])))  # type: ignore[misc]
+    for model, interface, tool, project, *numbers in found.iterator():
+        yield model, interface, tool, project, _Sums(tuple(map(int, numbers)))
 
 
 def _of_groups(groups: Mapping[str, Mapping[str, _Sums]], around: Mapping[str, tuple[str, ...]]) -> Iterable[Measured]:

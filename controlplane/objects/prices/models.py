@@ -344,4 +344,4 @@ def reason_of(message: str) -> str:
 
 
 def _text(at: datetime | None) -> str | None:
-    return at and at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z") if at else None

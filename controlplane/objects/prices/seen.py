@@ -8,11 +8,11 @@ from django.apps import apps
 from django.db import models
 from django.db.models import Max, Q, Sum
 
-from controlplane.core.instants import microseconds
 from controlplane.objects.prices.models import ModelPrice, document_of
 from enforcement.metering.price_documents import parse_prices
 from enforcement.metering.prices import NO_PRICES, Price, Prices
 from enforcement.model.documents import InvalidDocument
+from enforcement.model.instants import to_us
 from enforcement.model.strict_json import dumps
 
 LATELY = timedelta(days=30)
@@ -56,8 +56,8 @@ def seen_lately(
     rows = _rows(now, projects)
     if rows is None:
         return []
-    prices, at_us = read_prices(ModelPrice.objects.all() if among is None else among), microseconds(now)
-    found = [_seen(row, prices, at_us) for row in rows]
+    prices, at_us = read_prices(ModelPrice.objects.all() if among is None else among), to_us(now)
+    found = [SeenModel(*row, price := prices.find(row[0], at_us), price in prices.overrides) for row in rows]
     return sorted(found, key=lambda seen: (seen.price is not None, -seen.micros, -seen.requests, seen.model))
 
 
@@ -75,16 +75,17 @@ def read_prices(prices: Iterable[ModelPrice]) -> Prices:
         return NO_PRICES
 
 
-def _rows(now: datetime, projects: models.QuerySet | None) -> Iterable[dict[str, object]] | None:
+def _rows(now: datetime, projects: models.QuerySet | None) -> Iterable[tuple[str, int, int, int, int, datetime]] | None:
     table = usage_table()
     if table is None:
         return None
-    lately = table.objects.filter(Q(period="day", at__gt=now - LATELY) & ~Q(model=""))
+    lately = table._default_manager.filter(Q(period="day", at__gt=now - LATELY) & ~Q(model=""))
     if projects is not None:
         lately = lately.filter(project_id__in=projects.values("pk"))
-    sums = {"asked": Sum("requests"), "money": Sum("micros"), "answered": Sum("output"), "last_at": Max("at")}
     read = Sum(models.F("input") + models.F("cached_input") + models.F("cache_write"))
-    return lately.values("model").annotate(read=read, **sums).order_by("-asked")[:MOST_SHOWN]
+    sums = {"asked": Sum("requests"), "read": read, "answered": Sum("output"), "money": Sum("micros")}
+    rows = lately.values("model").annotate(**sums, last_at=Max("at")).order_by("-asked")
+    return rows.values_list("model", *sums, "last_at")[:MOST_SHOWN]
 
 
 def usage_table() -> type[models.Model] | None:
@@ -93,9 +94,3 @@ def usage_table() -> type[models.Model] | None:
         return apps.get_model("usage", "MeteredRow")
     except LookupError:
         return None
-
-
-def _seen(row: dict[str, object], prices: Prices, at_us: int) -> SeenModel:
-    price = prices.find(row["model"], at_us)
-    counts = row["asked"], row["read"], row["answered"], row["money"]
-    return SeenModel(row["model"], *counts, row["last_at"], price, price in prices.overrides)

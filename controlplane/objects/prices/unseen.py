@@ -7,13 +7,13 @@ from django.conf import settings
 from django.db.models import F, Q, Sum
 
 from controlplane.core import store
-from controlplane.core.instants import microseconds
 from controlplane.objects.prices.broken import lately
 from controlplane.objects.prices.models import ModelPrice
 from controlplane.objects.prices.seen import read_prices, usage_table
 from enforcement.metering.charges import Counts
 from enforcement.metering.estimate import DEFAULT_CAP
 from enforcement.metering.settlement import ESTIMATED, OBSERVED
+from enforcement.model.instants import to_us
 from enforcement.model.strict_json import dumps
 
 WEEK = timedelta(days=7)
@@ -31,7 +31,7 @@ def publish_week(now: datetime, client: redis.Redis | None = None) -> dict[str, 
     """
     result = unseen_week(now)
     above = [[row["model"], row["format"], row["requests"]] for row in lately(now - WEEK)]
-    document = {"at_us": microseconds(now), "currency": settings.CURRENCY, "observed": result, "broken": above}
+    document = {"at_us": to_us(now), "currency": settings.CURRENCY, "observed": result, "broken": above}
     (client or store.connection()).set(store.keys().last_week, dumps(document), px=KEPT_MS)
     return result
 
@@ -47,12 +47,12 @@ def unseen_week(now: datetime) -> dict[str, int]:
     table = usage_table()
     if table is None:
         return {"requests": 0, "charged": 0, "estimated": 0}
-    rows = table.objects.filter(Q(period="day", at__gt=now - WEEK) & ~Q(model=""))
+    rows = table._default_manager.filter(Q(period="day", at__gt=now - WEEK) & ~Q(model=""))
     sums = {"n": Sum("requests"), "read": Sum("estimated_input"), "money": Sum("micros"), "said": Sum(F("output"))}
     estimated = {
         row["model"]: row for row in rows.filter(settled_as=ESTIMATED).values("model").annotate(**sums).order_by()
     }
-    prices, at_us = read_prices(ModelPrice.objects.all()), microseconds(now) or 0
+    prices, at_us = read_prices(ModelPrice.objects.all()), to_us(now)
     result = {"requests": 0, "charged": 0, "estimated": 0}
     for row in rows.filter(settled_as=OBSERVED).values("model").annotate(**sums).order_by():
         like = estimated.get(row["model"])

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
@@ -18,7 +18,7 @@ from controlplane.core.text import PRINTABLE, ReadableEncoder, escaped, unprinta
 from controlplane.core.versions import Versioned
 from controlplane.core.zones import check_time_zone
 from enforcement.model import matching, tokens
-from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 SLUG_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"
@@ -100,8 +100,7 @@ class Project(Versioned):
         return self.slug
 
     def clean(self) -> None:
-        if self.partition_cap is None:
-            self.partition_cap = DEFAULT_CAP
+        self.partition_cap = self.partition_cap or DEFAULT_CAP
         self.time_zone = self.time_zone or "UTC"
         names = ("policy", "anonymous_policy", "token_policy")
         attached = {name: getattr(self, name) for name in names}
@@ -147,8 +146,8 @@ class Project(Versioned):
         yield from overrides.select_related("limit__policy", "token", "project")
 
 
-class CredentialQuerySet(models.QuerySet):
-    def live(self, now: datetime) -> "CredentialQuerySet":
+class CredentialQuerySet[C: "Credential"](models.QuerySet[C]):
+    def live(self, now: datetime) -> Self:
         """Return a query of the credentials that are neither revoked nor expired."""
         return self.filter(revoked_at=None).exclude(expires_at__lte=now)
 
@@ -159,10 +158,12 @@ class Credential(RecordedModel):
 
     Attributes:
         LASTING: The fields that stay as they are once the credential has ended.
+        RETIRING: The fields that another credential in its place changes.
     """
 
     LASTING: tuple[str, ...] = ("name", "expires_at")
-
+    RETIRING: tuple[str, ...] = ("revoked_at", "expires_at", "replaced_by")
+    replaced_by_id: str | None
     name = models.CharField(max_length=200, validators=[PRINTABLE])
     digest = models.CharField(max_length=64, unique=True, editable=False)
     prefix = models.CharField(max_length=tokens.PREFIX_LENGTH, editable=False)
@@ -184,7 +185,7 @@ class Credential(RecordedModel):
 
     def clean(self) -> None:
         """Raise ValidationError for an end that is over, and for a changed field of an ended credential."""
-        former = None if self._state.adding else type(self).objects.filter(pk=self.pk).first()
+        former = None if self._state.adding else type(self)._default_manager.filter(pk=self.pk).first()
         changed = [name for name in self.LASTING if not former or getattr(former, name) != getattr(self, name)]
         if former and not former.is_live and changed:
             what = self._meta.verbose_name
@@ -210,7 +211,7 @@ class Credential(RecordedModel):
         """
         Raise ValidationError if a credential was rotated before or has ended, or the overlap is not from 0 to 30 days.
         """
-        what = self._meta.verbose_name
+        what = str(self._meta.verbose_name)
         if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
             message = f"Must be from 0 to {MAX_OVERLAP_SECONDS} seconds (30 days), got {overlap_seconds}."
             raise ValidationError({"overlap_seconds": message})
@@ -230,7 +231,7 @@ class Credential(RecordedModel):
             self.revoked_at = now
         else:
             self.expires_at = min(end, self.expires_at or end)
-        self.save(update_fields=["revoked_at", "expires_at", "replaced_by"])
+        self.save(update_fields=self.RETIRING)
 
     def set_secret(self, kind: str) -> str:
         """Set a new secret of this credential without saving, and return the secret, which cannot be read again."""
@@ -240,8 +241,8 @@ class Credential(RecordedModel):
         return secret
 
 
-class TokenQuerySet(CredentialQuerySet):
-    def with_label(self, name: str, value: str | None = None) -> "TokenQuerySet":
+class TokenQuerySet(CredentialQuerySet["Token"]):
+    def with_label(self, name: str, value: str | None = None) -> Self:
         """Return a query of the tokens that have this label, for None with any value."""
         if value is None:
             return self.filter(labels__has_key=name)
@@ -251,7 +252,10 @@ class TokenQuerySet(CredentialQuerySet):
         return self.filter(Exact(KeyTextTransform(name, "labels"), value))
 
 
-class TokenManager(models.Manager.from_queryset(TokenQuerySet)):
+_TokenManager = models.Manager.from_queryset(TokenQuerySet)
+
+
+class TokenManager(_TokenManager["Token"]):
     def issue(self, project: Project, **fields: Any) -> tuple["Token", str]:
         """
         Save a new token with the given project, name, policy, labels and expires_at, and return it with its secret.

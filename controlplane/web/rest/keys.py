@@ -29,7 +29,7 @@ from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.web.restkit.views import ApiView, Listed, Retrieved, Updated
 from controlplane.web.restkit.writes.conditions import etag
-from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.instants import DAY_SECONDS
 
 KEY_ID = "mgk_[0-9a-z]{1,36}"
 STATES = ("active", "revoked", "expired")

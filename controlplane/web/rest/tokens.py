@@ -35,7 +35,7 @@ from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery
 from controlplane.web.restkit.views import ApiView, Deleted, Listed, Retrieved, Updated
 from controlplane.web.restkit.writes.batches import Batched, batch_of
 from controlplane.web.restkit.writes.conditions import etag
-from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.tokens import PREFIX_LENGTH
 
 TOKEN_ID = "tok_[0-9a-z]{1,36}"

@@ -19,16 +19,13 @@ def name_projects(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> N
     entries = apps.get_model("policies", "AuditEntry").objects.using(alias).order_by("pk")
     policies = dict(apps.get_model("policies", "Policy").objects.using(alias).values_list("pk", "project_id"))
     tokens = apps.get_model("projects", "Token").objects.using(alias)
-    some, last = True, ""
-    while some:
-        some = list(
-            entries.filter(pk__gt=last).values_list("pk", "object_type", "object_id", "before", "after")[:AT_ONCE]
-        )
+    last, columns = "", ("pk", "object_type", "object_id", "before", "after")
+    while some := list(entries.filter(pk__gt=last).values_list(*columns)[:AT_ONCE]):
         named = {name for _, *entry in some if (name := token_of(*entry))}
         projects = dict(tokens.filter(pk__in=named).values_list("pk", "project_id"))
         by_project = defaultdict(list)
-        for last, *entry in some:
-            if project := project_of(*entry, policies, projects):
+        for last, kind, object_id, before, after in some:
+            if project := project_of(kind, object_id, before, after, policies, projects):
                 by_project[project].append(last)
         for project, keys in by_project.items():
             entries.filter(pk__in=keys, project="").update(project=project)
@@ -57,14 +54,15 @@ def project_of(
         known = record.get("project")
         return known or (kind == "token" and projects.get(object_id))
     if kind == "limit":
-        return policies.get(record.get("policy"))
+        return policies.get(record.get("policy", ""))
     if kind == "override":
-        return record.get("project") or projects.get(record.get("token"))
+        return record.get("project") or projects.get(record.get("token", ""))
     return None
 
 
-def added(name: str, fields: list[str], **options: object) -> indexing.AddIndex:
-    return indexing.AddIndex(model_name="auditentry", index=models.Index(fields=fields, name=name, **options))
+def added(name: str, fields: list[str], condition: models.Q | None = None) -> indexing.AddIndex:
+    index = models.Index(fields=fields, name=name, condition=condition)
+    return indexing.AddIndex(model_name="auditentry", index=index)
 
 
 class Migration(migrations.Migration):

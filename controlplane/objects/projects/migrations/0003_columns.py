@@ -1,5 +1,7 @@
 """What a project, a token and a management key have since 0.2. Whether a key works for all projects is a column."""
 
+from typing import Protocol
+
 import django.core.validators
 import django.db.models.deletion
 from django.db import migrations, models
@@ -13,6 +15,13 @@ import controlplane.core.zones
 ACTION = "managementkey.limit"
 REASON = "A management key without projects is no longer a key of all projects."
 REVOKED = "The former version takes a management key without projects for a key of all projects."
+
+
+class _Key(Protocol):
+    pk: str
+    name: str
+    prefix: str
+    scopes: list[str]
 
 
 def mark_the_global_keys(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
@@ -37,13 +46,13 @@ def _was_created_without_projects(apps: StateApps, pk: str) -> bool:
     return bool(created) and all(record is not None and record.get("projects") == [] for record in created)
 
 
-def _tell(apps: StateApps, key: models.Model, projects: list[str]) -> None:
+def _tell(apps: StateApps, key: _Key, projects: list[str]) -> None:
     reach = f"limited to {', '.join(projects)}" if projects else "limited to no project, so REST refuses it"
     before = _record(key, projects)
     _audit(apps, key, ACTION, reach, before, {**before, "all_projects": False}, REASON)
 
 
-def _audit(apps: StateApps, key: models.Model, action: str, deed: str, before: dict, after: dict, reason: str) -> None:
+def _audit(apps: StateApps, key: _Key, action: str, deed: str, before: dict, after: dict, reason: str) -> None:
     print(f"\n  The management key {key.name!r} ({key.prefix}…, {key.pk}) is {deed}.", end="")
     apps.get_model("policies", "AuditEntry").objects.create(
         actor="migrate",
@@ -58,7 +67,7 @@ def _audit(apps: StateApps, key: models.Model, action: str, deed: str, before: d
     )
 
 
-def _record(key: models.Model, projects: list[str]) -> dict:
+def _record(key: _Key, projects: list[str]) -> dict:
     return {"id": key.pk, "name": key.name, "prefix": key.prefix, "scopes": key.scopes, "projects": projects}
 
 

@@ -1,5 +1,6 @@
 """The day of the last use of each token, and the indexes of lists and searches, made while other programs write."""
 
+from collections.abc import Sequence
 from itertools import batched
 
 from django.db import migrations, models
@@ -19,8 +20,11 @@ def fill(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
         tokens.filter(pk__in=keys, last_used_on=None).update(last_used_on=TruncDate("last_used_at"))
 
 
-def added(name: str, fields: list[str], **options: object) -> indexing.AddIndex:
-    return indexing.AddIndex(model_name="token", index=models.Index(fields=fields, name=name, **options))
+def added(
+    name: str, fields: list[str], opclasses: Sequence[str] = (), condition: models.Q | None = None
+) -> indexing.AddIndex:
+    index = models.Index(fields=fields, name=name, opclasses=opclasses, condition=condition)
+    return indexing.AddIndex(model_name="token", index=index)
 
 
 LIVE = models.Q(("revoked_at", None))
