@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.changes.words.fields import METERED, METERING, Path, Record, metering_of
+from controlplane.changes.words.fields import METERED, METERING, Path, Record, limit_of, metering_of
 from enforcement.model import limit_fields
 from enforcement.model.limit_fields import EMPTY
 
@@ -55,11 +55,6 @@ def differences(kind: str, before: Record | None, after: Record | None) -> list[
     return found + ([Difference(("limits",), [*former], [*latter])] if kept[0] != kept[1] else [])
 
 
-def differs(kind: str, before: Record | None, after: Record | None) -> bool:
-    """Return whether two records of an object differ in a field."""
-    return bool(differences(kind, before, after))
-
-
 def limits_of(record: Record | None) -> dict[str, Record]:
     """Return the limits in a record of a policy, by their names, in their order."""
     return {limit["name"]: limit for limit in (record or {}).get("limits") or ()}
@@ -89,8 +84,3 @@ def _parts(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
         return
     for name, one in value.items():
         yield from _parts((*path, name), one)
-
-
-def limit_of(record: Record) -> dict[str, Any]:
-    """Return the fields of the library's value of a limit in one of its records."""
-    return {name: value for name, value in record.items() if name not in ("id", "policy", "position")}

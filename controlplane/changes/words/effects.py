@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.changes.words.change import ObjectChange
 from controlplane.changes.words.describe import sentence
 from controlplane.changes.words.differences import differences
 from controlplane.changes.words.fields import NoNames, Record
@@ -147,6 +148,12 @@ class FieldChange:
     def seen(self) -> tuple[Any, ...]:
         """What a confirmation of the change confirms."""
         return self.name, self.was, self.becomes, self.effect, self.note
+
+
+def effects(one: ObjectChange) -> list[LimitChange | FieldChange]:
+    """Return what the change of a policy does: to each limit, also to one that stays, and by its other rules."""
+    before, after = one.before or {"limits": []}, one.after or {"limits": []}
+    return [*changes_of(before["limits"], after["limits"]), *field_changes(before, after)]
 
 
 def changes_of(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[LimitChange]:

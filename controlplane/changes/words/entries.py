@@ -1,6 +1,9 @@
 """What an audit entry says was done, in words."""
 
+from collections.abc import Iterable
+
 from controlplane.changes.audit.models import AuditEntry
+from controlplane.changes.words.change import Change, ObjectChange, State
 from controlplane.changes.words.fields import Names, Record, until
 from controlplane.changes.words.words import Line, lines
 
@@ -36,6 +39,18 @@ KINDS = {
 }
 # For a suspended value, these say what was done to the value, and not to its suspension.
 OF_A_VALUE = {"create": "suspended", "delete": "resumed", "update": "suspended with another end"}
+
+
+def change_of(entries: Iterable[AuditEntry], state: State = State.APPLIED) -> Change:
+    """Return the change that audit entries of one author tell of, with what each of them says, in their order."""
+    entries = list(entries)
+    by, reason = (entries[-1].actor, entries[-1].reason) if entries else ("", "")
+    return Change(tuple(map(_object_of, entries)), state=state, by=by, reason=reason)
+
+
+def _object_of(entry: AuditEntry) -> ObjectChange:
+    named = (entry.object_type, entry.object_id, entry.object_label)
+    return ObjectChange(*named, entry.before, entry.after, entry.project or None, entry.action)
 
 
 def in_words(entry: AuditEntry) -> str:

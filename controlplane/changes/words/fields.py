@@ -16,6 +16,11 @@ Record = Mapping[str, Any]
 Path = tuple[str, ...]
 
 
+def limit_of(record: Record) -> dict[str, Any]:
+    """Return the fields of the library's value of a limit in one of its records."""
+    return {name: value for name, value in record.items() if name not in ("id", "policy", "position")}
+
+
 class Names(Protocol):
     """What ids in records stand for."""
 

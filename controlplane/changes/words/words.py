@@ -1,6 +1,6 @@
 """What a change changed, in words."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,14 @@ def lines_in_full(one: ObjectChange, names: Names) -> list[Line]:
     if one.before is not None:
         return lines_of(one, names) if one.after is not None else []
     return list(_new(one.kind, one.after or {}, names))
+
+
+def lines_of_fields(one: ObjectChange, fields: Collection[str], names: Names) -> list[Line]:
+    """Return what changes in some fields of an object that stays there, in words."""
+    if one.before is None or one.after is None:
+        return []
+    found = (difference for difference in one.differences if difference.path[0] in fields)
+    return [_line(one.kind, difference, one.before, one.after, names) for difference in found]
 
 
 def _new(kind: str, record: Record, names: Names) -> Iterator[Line]:

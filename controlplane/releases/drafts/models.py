@@ -10,6 +10,7 @@ from typing import Any
 from django.db import models
 from django.utils import timezone
 
+from controlplane.changes.words.change import Change, ObjectChange, State
 from controlplane.core.ids import new_id
 from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE
@@ -76,10 +77,12 @@ class PolicyDraft(RecordedModel):
         """Whether its policy was deleted since it was saved or published."""
         return self.policy_id is None and (self.based_on is not None or self.state == self.PUBLISHED)
 
-    @property
-    def before(self) -> dict[str, Any]:
-        """The record of the policy as it is, or one without limits for a new policy."""
-        return self.policy.as_record() if self.policy else {**self.content, "limits": []}
+    def as_change(self, content: dict[str, Any] | None = None) -> Change:
+        """Return what publishing it, or such a draft with another content, would do to the policy as it is now."""
+        wanted, now = content or self.content, self.policy.as_record() if self.policy else None
+        before, after = (one and {name: one.get(name) for name in self.FIELDS} for one in (now, wanted))
+        one = ObjectChange("policy", self.policy_key, wanted["slug"], before, after, self.project_id)
+        return Change((one,), state=State.KEPT, by=self.saved_by)
 
     def as_record(self) -> dict[str, Any]:
         fields = {name: self.content.get(name) for name in self.FIELDS}

@@ -11,8 +11,7 @@ from django.utils import timezone
 
 from controlplane.changes.change.transaction import AT_ONCE, BrokenRules, OpenChange
 from controlplane.changes.words.change import Change, ObjectChange
-from controlplane.changes.words.differences import limit_of
-from controlplane.changes.words.fields import Record
+from controlplane.changes.words.fields import Record, limit_of
 from controlplane.objects.overrides.actions import end_override, save_override
 from controlplane.objects.overrides.creating import change_overrides, create_overrides
 from controlplane.objects.overrides.models import Override

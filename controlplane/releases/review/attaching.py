@@ -8,6 +8,7 @@ from typing import Any
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
+from controlplane.changes.words.change import Change, ObjectChange, State
 from controlplane.changes.words.describe import sentence
 from controlplane.changes.words.effects import ADMITTED, REFUSED, SAME, FieldChange, LimitChange, changes_of
 from controlplane.objects.overrides.models import Override
@@ -120,7 +121,8 @@ def row_review(row: Token | Project, before: Mapping[str, Any], now: datetime) -
         row: As it is after the change.
         before: Its record before.
     """
-    return together(_reviews(row, before, now))
+    found = together(_reviews(row, before, now))
+    return found and replace(found, change=Change((ObjectChange.of(row, before),), state=State.REVIEWED))
 
 
 def _reviews(row: Token | Project, before: Mapping[str, Any], now: datetime) -> Iterator[Review]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -12,6 +12,7 @@ from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 
 from controlplane.changes.change.transaction import OpenChange
+from controlplane.changes.words.change import NOTHING, Change, ObjectChange, State
 from controlplane.changes.words.effects import (
     BESIDE,
     CANDIDATE,
@@ -21,9 +22,11 @@ from controlplane.changes.words.effects import (
     FieldChange,
     LimitChange,
     changes_of,
-    field_changes,
+    effects,
     headline,
 )
+from controlplane.changes.words.fields import NoNames, Record
+from controlplane.changes.words.words import Line, lines_of_fields
 from controlplane.core.money import permits
 from controlplane.core.optional import PREVIEW, USAGE, optional
 from controlplane.objects.overrides.models import Override
@@ -51,6 +54,8 @@ MOST_TOLD = 40
 SHADOW, ENFORCE = "shadow", "enforce"
 # Whose requests a limit of the global policy counts together.
 EVERYTHING = "all projects together"
+# Fields of a policy that no enforcer decides by.
+NAMED = ("slug", "name", "description")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class Review:
     What a change of a policy will do.
 
     Attributes:
+        change: What becomes of the objects, if that says more than the changes do.
         changes: Each limit that changes.
         kept: The names of the limits that stay as they are.
         tokens: Live tokens that have the policy.
@@ -93,6 +99,7 @@ class Review:
 
     policy: Policy
     changes: list[LimitChange | FieldChange]
+    change: Change = NOTHING
     kept: list[str] = field(default_factory=list)
     tokens: int = 0
     projects: list[str] = field(default_factory=list)
@@ -152,7 +159,18 @@ class Review:
     @property
     def digest(self) -> str:
         """32 hexadecimal characters that stand for the values before and after the change."""
-        return sha256(repr([change.seen for change in self.changes]).encode()).hexdigest()[:32]
+        seen = self.change.digest, self.is_global, [change.seen for change in self.changes]
+        return sha256(repr(seen).encode()).hexdigest()[:32]
+
+    @property
+    def named(self) -> list[Line]:
+        """What changes in a policy and is felt by nobody, in words. Nothing of a new one."""
+        return [line for one in self.change.objects for line in lines_of_fields(one, NAMED, NoNames())]
+
+    @property
+    def limits(self) -> Sequence[Record]:
+        """The limits of the policy after the change, as far as it is one of a policy."""
+        return [limit for one in self.change.objects for limit in (one.after or {}).get("limits", ())]
 
     @property
     def can_start_in_shadow(self) -> bool:
@@ -173,20 +191,17 @@ class Review:
         return next((change for change in found if change.is_felt), found[0] if found else None)
 
 
-def review_of(
-    policy: Policy, before: Mapping[str, Any], after: Mapping[str, Any], projects: Collection[str] | None = None
-) -> Review:
+def review_of(policy: Policy, one: ObjectChange, projects: Collection[str] | None = None) -> Review:
     """
-    Return the review of a change, without a preview.
+    Return the review of the change of a policy, without a preview.
 
     Args:
-        before: The record of the policy before the change.
-        after: The record after it.
+        policy: As it is after the change.
         projects: The ids of the projects that the reader may see. None: all of them.
     """
-    changes = changes_of(before["limits"], after["limits"])
+    changes = effects(one)
     if policy.is_global:
-        changes = [replace(one, holder=EVERYTHING) for one in changes]
+        changes = _of_everything(changes)
     seen = Project.objects.all() if projects is None else Project.objects.filter(pk__in=projects)
     tokens = Token.objects.live(timezone.now()).filter(policy=policy.pk)
     tokens = tokens if projects is None else tokens.filter(project__in=projects)
@@ -194,12 +209,13 @@ def review_of(
     uses = (
         Q(policy=policy.pk) | Q(anonymous_policy=policy.pk) | Exists(tokens.order_by().filter(project=OuterRef("pk")))
     )
-    others = list(field_changes(before, after))
+    others = [change for change in changes if isinstance(change, FieldChange)]
     names = {change.name for change in changes if change.after is not None}
     overrides = Override.objects.filter(limit__policy=policy.pk, limit__name__in=names)
     return Review(
         policy=policy,
-        changes=[*(change for change in changes if change.is_listed), *others],
+        change=Change((one,), state=State.REVIEWED),
+        changes=[change for change in changes if change.is_listed],
         kept=[change.name for change in changes if not change.is_listed],
         cannot=[METERING] if any(change.is_felt for change in others) else [],
         tokens=tokens.count(),
@@ -218,20 +234,23 @@ def review_of_reach(policy: Policy, former: Policy | None, projects: Collection[
         former: The global policy in whose place it comes, or None.
         projects: As for :func:`review_of`.
     """
-    record, nothing = policy.as_record(), {"limits": []}
-    states = (nothing, record) if policy.is_global else (record, nothing)
-    review = review_of(policy, *states, projects)
+    own = ObjectChange.of(policy, None)
+    one = own if policy.is_global else replace(own, before=own.after, after=None)
+    review = review_of(policy, one, projects)
     gone = changes_of(former.as_record()["limits"], []) if former else []
     removed = [replace(one, name=f"{former}/{one.name}") for one in gone if one.effect != SAME]
     does = "applies" if policy.is_global else "stops applying"
     title = f"{policy.slug} {does} to every request{f', in place of {former}' if former else ''}"
-    changes = [replace(one, holder=EVERYTHING) for one in (*review.changes, *removed)]
+    changes = _of_everything([*review.changes, *removed])
     return replace(review, changes=changes, is_global=True, title=title)
 
 
-def _without_preview(
-    review: Review, after: Mapping[str, Any], now: datetime, span: timedelta = DAY, *_: Any, **__: Any
-) -> Review:
+def _of_everything(changes: Iterable[LimitChange | FieldChange]) -> list[LimitChange | FieldChange]:
+    """Return the same changes of the limits of a global policy, each of which counts all requests together."""
+    return [replace(one, holder=EVERYTHING) if isinstance(one, LimitChange) else one for one in changes]
+
+
+def _without_preview(review: Review, now: datetime, span: timedelta = DAY, *_: Any, **__: Any) -> Review:
     from controlplane.releases.preview.previews import Preview  # numpy, which only a preview needs
 
     return replace(review, preview=Preview(now - span, now, is_unread=True))
@@ -240,7 +259,6 @@ def _without_preview(
 @optional(PREVIEW, _without_preview)
 def with_preview(
     review: Review,
-    after: Mapping[str, Any],
     now: datetime,
     span: timedelta = DAY,
     projects: Collection[str] | None = None,
@@ -250,7 +268,7 @@ def with_preview(
     """Return the review with the preview of the policy after the change, as if each changed limit were enforced."""
     from controlplane.releases.preview.previews import Recorded  # numpy, which only a preview needs
 
-    limits = in_question(review, after)
+    limits = in_question(review)
     recorded = Recorded(review.policy, now, span, projects, review.supposed)
     found = recorded.preview(limits)
     found = replace(found, unknown=[*review.cannot, *found.unknown])
@@ -273,7 +291,7 @@ def _denied(review: Review, starts: datetime, ends: datetime, projects: Collecti
     return rows.aggregate(sum=Sum("denied"))["sum"] or 0
 
 
-def in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
+def in_question(review: Review) -> list[Limit]:
     """Return the limits that change, the main one first, and those that are enforced as they are."""
     if review.judged is not None:
         return review.judged
@@ -283,7 +301,7 @@ def in_question(review: Review, after: Mapping[str, Any]) -> list[Limit]:
     if review.main is not None and review.main.after is not None:
         changed.sort(key=lambda limit: limit is not review.main.after)
     same = {*review.kept, *(change.name for change in review.changes if change.effect == SAME)}
-    kept = [Limit.from_json(limit, published=True) for limit in after["limits"] if limit["name"] in same]
+    kept = [Limit.from_json(limit, published=True) for limit in review.limits if limit["name"] in same]
     return [*changed, *(limit for limit in kept if not limit.shadow)]
 
 

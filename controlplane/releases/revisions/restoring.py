@@ -1,8 +1,7 @@
 """What each kind of object has to become, so that it is again what it was before a change."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.db import connection, models
@@ -10,17 +9,13 @@ from django.utils import timezone
 
 from controlplane.changes.words.change import ObjectChange
 from controlplane.changes.words.fields import Record
+from controlplane.changes.words.rebase import rebased
 from controlplane.changes.words.words import label_of
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.policies.names import POLICIES
 from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.publishing.writing import FIELDS, limit_named
-from enforcement.model import limit_fields
-
-MISSING = object()
-# Fields that differ after every change, or whose parts are looked at one by one.
-UNSAID = ("id", "version", "limits")
 
 Undone = tuple[ObjectChange | None, list[str]]
 """What has to become of an object, or None if it is as it was already, and what stays nevertheless, in sentences."""
@@ -45,76 +40,13 @@ def undo_policy(done: ObjectChange, coming: set[str]) -> Undone:
     if policy is None:
         return None, [f"Policy {done.label} stays deleted, as it was since."]
     now = policy.as_record()
-    wanted, kept = merged(done, now)
-    limits, kept_limits = merged_limits(done.before["limits"], done.after["limits"], now["limits"], done.label)
-    wanted["limits"] = limits
-    return _to(done, now, wanted, policy.project_id), [*kept, *kept_limits]
+    wanted, kept = rebased(done, now, FIELDS[done.kind])
+    return _to(done, now, wanted, policy.project_id), kept
 
 
 def _to(done: ObjectChange, now: Record | None, wanted: Record | None, project: str | None) -> ObjectChange | None:
     """Return what becomes of the object of a change, or None if it is as it is wanted already."""
     return ObjectChange(done.kind, done.pk, done.label, now, wanted, project) if wanted != now else None
-
-
-def merged(done: ObjectChange, now: Record) -> tuple[dict[str, Any], list[str]]:
-    """Return the present record with what *done* has changed as it was before, and what stays, in sentences."""
-    before, after = done.before or {}, done.after or {}
-    wanted, kept = _merge(before, after, now, FIELDS[done.kind])
-    labels = partial(_label, done.kind, now)
-    said = [f"{labels(name)} of {done.label} stays, because it was changed since." for name in kept]
-    others = dict.fromkeys([*before, *after]).keys() - {*FIELDS[done.kind], *UNSAID}
-    changed = [name for name in sorted(others) if before.get(name) != after.get(name)]
-    return wanted, said + [f"{labels(name)} of {done.label} is not undone here." for name in changed]
-
-
-def merged_limits(
-    before: list[Record], after: list[Record], now: list[Record], of: str
-) -> tuple[list[Record], list[str]]:
-    """Return the present limits of a policy with what was changed as it was before, and what stays, in sentences."""
-    old, new, present = ({limit["name"]: limit for limit in limits} for limits in (before, after, now))
-    wanted, changed = _merge(old, new, present, dict.fromkeys([*old, *new]))
-    kept = []
-    for name in changed:
-        if not (name in old and name in new and name in present):
-            kept.append(f"{of}/{name} stays, because it was changed since.")
-            continue
-        fields = dict.fromkeys([*old[name], *new[name]])
-        wanted[name], left = _merge(old[name], new[name], present[name], fields)
-        labels = [limit_fields.label_of((one,), present[name]) for one in left]
-        kept += [f"{label} of {of}/{name} stays, because it was changed since." for label in labels]
-    # A limit that comes back comes back to its place.
-    order = {name: place for place, name in enumerate(dict.fromkeys([*old, *wanted]))}
-    return sorted(wanted.values(), key=lambda limit: order[limit["name"]]), kept
-
-
-def _label(kind: str, record: Record, name: str) -> str:
-    return label_of(kind, (name,), record)
-
-
-def _merge(old: Record, new: Record, present: Record, names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """
-    Return the present record with what differs between two others as in the first, and the names of what stays.
-
-    A member stays if it is neither as it was before nor as it was afterwards.
-    """
-    wanted, kept = dict(present), []
-    for name in names:
-        former, left, is_now = (record.get(name, MISSING) for record in (old, new, present))
-        if former in (left, is_now):
-            continue
-        if is_now == left:
-            _set(wanted, name, former)
-        else:
-            kept.append(name)
-    return wanted, kept
-
-
-def _set(record: dict[str, Any], name: str, value: Any) -> None:
-    """Set a member of a record, or remove it if it was missing before."""
-    if value is MISSING:
-        record.pop(name, None)
-    else:
-        record[name] = value
 
 
 def _keep_deleted(done: ObjectChange, wanted: dict[str, Any], now: Record, coming: set[str]) -> list[str]:
@@ -125,7 +57,7 @@ def _keep_deleted(done: ObjectChange, wanted: dict[str, Any], now: Record, comin
         if pk in (None, now.get(name), *coming) or Policy.objects.filter(pk=pk).exists():
             continue
         wanted[name] = now[name]
-        kept.append(f"{_label(done.kind, now, name)} of {done.label} stays, because the former one is deleted.")
+        kept.append(f"{label_of(done.kind, (name,), now)} of {done.label} stays, because the former one is deleted.")
     return kept
 
 
@@ -136,7 +68,7 @@ def undo_project(done: ObjectChange, coming: set[str]) -> Undone:
     if project is None:
         return None, [f"Project {done.label} stays deleted, because its tokens are."]
     now = project.as_record()
-    wanted, kept = merged(done, now)
+    wanted, kept = rebased(done, now, FIELDS[done.kind])
     kept += _keep_deleted(done, wanted, now, coming)
     fixed = any(wanted[name] != now[name] for name in Project.FOR_OPERATORS)
     return _to(done, now, wanted, None if fixed else project.pk), kept
@@ -151,7 +83,7 @@ def undo_token(done: ObjectChange, coming: set[str]) -> Undone:
     if not token.is_live:
         return None, [f"Token {done.label} stays {token.status}. Issue a new one, which has a new secret."]
     now = token.as_record()
-    wanted, kept = merged(done, now)
+    wanted, kept = rebased(done, now, FIELDS[done.kind])
     kept += _keep_deleted(done, wanted, now, coming)
     if wanted["expires_at"] != now["expires_at"] and _is_past(wanted["expires_at"]):
         wanted["expires_at"] = now["expires_at"]
@@ -172,7 +104,7 @@ def undo_override(done: ObjectChange, coming: set[str]) -> Undone:
     if override is None or not is_live:
         return None, [f"The override {done.label} is over."]
     now = override.as_record()
-    wanted, kept = merged(done, now)
+    wanted, kept = rebased(done, now, FIELDS[done.kind])
     if wanted["ends_at"] != now["ends_at"] and _is_past(wanted["ends_at"]):
         wanted["ends_at"] = now["ends_at"]
         kept.append(f"End of the override {done.label} stays, because the former end is over.")

@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.changes.change.transaction import OpenChange
 from controlplane.changes.words.change import Change, ObjectChange
-from controlplane.changes.words.entries import sentence
+from controlplane.changes.words.entries import change_of, sentence
 from controlplane.objects.policies.actions import lock_global_policy
 from controlplane.releases.publishing.models import PublishedChange, Revision
 from controlplane.releases.publishing.writing import write
@@ -56,7 +56,8 @@ def plan(entries: Iterable[AuditEntry]) -> Change:
     stays: list[str] = []
     entries = list(entries)
     coming: set[str] = set()
-    known = [one for one in changes_of(entries) if one.kind in HANDLERS]
+    made = change_of(entry for entry in entries if not entry.action.startswith("counters."))
+    known = [one for one in made.merged.objects if one.kind in HANDLERS]
     for done in sorted(known, key=lambda one: list(HANDLERS).index(one.kind)):
         wanted, kept = HANDLERS[done.kind](done, coming)
         stays += kept
@@ -69,18 +70,6 @@ def plan(entries: Iterable[AuditEntry]) -> Change:
     others = [entry for entry in entries if entry.object_type not in HANDLERS]
     stays += [f"{sentence(entry)} That is not undone here." for entry in others]
     return Change(tuple(objects), tuple(stays))
-
-
-def changes_of(entries: Iterable[AuditEntry]) -> list[ObjectChange]:
-    """Return one change for each object, from before its first entry to after its last one."""
-    found: dict[tuple[str, str], ObjectChange] = {}
-    for entry in entries:
-        if entry.action.startswith("counters."):
-            continue
-        key = entry.object_type, entry.object_id
-        before = found[key].before if key in found else entry.before
-        found[key] = ObjectChange(*key, entry.object_label, before, entry.after)
-    return list(found.values())
 
 
 def apply(tx: OpenChange, found: Change, revision: Revision, seen: str) -> None:

@@ -231,8 +231,7 @@ class ApplyView(ApiView):
 
     def _review_of(self, one: ObjectChange) -> dict[str, Any]:
         policy = Policy.objects.get(pk=one.pk)
-        review = review_of(policy, one.before or {}, one.after or {}, visible_to(self.access))
-        return previewed(review, self.access, one.after)
+        return previewed(review_of(policy, one, visible_to(self.access)), self.access)
 
 
 @kind(JOB)

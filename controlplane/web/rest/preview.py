@@ -14,6 +14,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from controlplane.changes.words.change import ObjectChange
 from controlplane.core.optional import PREVIEW
 from controlplane.core.requests import request_id
 from controlplane.objects.policies.models import Policy
@@ -141,8 +142,9 @@ class PreviewView(ApiView):
 
     def _as_job(self, policy: Policy, limits: list[Limit], known: Preview) -> Response:
         """Start the job, and return its address."""
-        record, seen = policy.as_record(), visible_to(self.access)
-        review = replace(review_of(policy, record, record, seen), preview=known)
+        seen = visible_to(self.access)
+        unchanged = ObjectChange.of(policy, policy.as_record())
+        review = replace(review_of(policy, unchanged, seen), preview=known)
         key = self.access.key
         author = {"key": key, "created_by": key.name, "channel": "api", "request_id": request_id(self.request)}
         job = start_replay(review, limits, seen, **author)

@@ -1,14 +1,15 @@
 """The review of a change over REST, in the response to a dry run."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from django.utils import timezone
 from rest_framework import serializers
 
+from controlplane.changes.words.change import ObjectChange
 from controlplane.changes.words.effects import EFFECTS
 from controlplane.objects.policies.models import Policy
-from controlplane.releases.review.attaching import attachment_review, limits_of
+from controlplane.releases.review.attaching import attachment_review
 from controlplane.releases.review.reviews import Review, review_of, review_of_reach, with_preview
 from controlplane.web.rest.preview import PreviewSerializer, preview_data, visible_to
 from controlplane.web.restkit.authentication import Access
@@ -56,15 +57,15 @@ class ReviewedPolicy(Reviewed):
     def as_written(self, obj: Policy) -> Policy:
         written = super().as_written(obj)
         if self.query["dry_run"]:
-            self.after = written.as_record()
+            self.becomes = ObjectChange.of(written, None)
         return written
 
     def review(self, tried: Trial) -> dict[str, Any]:
         if self.tried is None:  # a deletion, which is refused for a policy that is used
             return {}
         present, seen = Policy.objects.filter(pk=self.tried.pk).first(), visible_to(self.access)
-        before = present.as_record() if present else {"limits": []}
-        return previewed(review_of(self.tried, before, self.after, seen), self.access, self.after)
+        one = replace(self.becomes, before=present.as_record()) if present else self.becomes
+        return previewed(review_of(self.tried, one, seen), self.access)
 
 
 class ReviewedHolder(Reviewed):
@@ -74,34 +75,26 @@ class ReviewedHolder(Reviewed):
         present = type(self.tried).objects.filter(pk=self.tried.pk).first() if self.tried else None
         if present is None or present.policy_id == self.tried.policy_id:
             return {}
-        review = attachment_review(present, present.policy, self.tried.policy)
-        return previewed(review, self.access, {"limits": limits_of(self.tried.policy)})
+        return previewed(attachment_review(present, present.policy, self.tried.policy), self.access)
 
 
-def previewed(review: Review, access: Access, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """
-    Return a review, after adding its preview, as the members of a response that describe it.
-
-    Args:
-        after: The record of the policy that counts after the change.
-    """
-    after = after or {"limits": []}
-    return of_review(with_preview(review, after, timezone.now(), projects=visible_to(access), others=False))
+def previewed(review: Review, access: Access) -> dict[str, Any]:
+    """Return a review, after adding its preview, as the members of a response that describe it."""
+    return of_review(with_preview(review, timezone.now(), projects=visible_to(access), others=False))
 
 
 def review_of_choice(chosen: Policy | None, former: Policy | None) -> dict[str, Any]:
     """Return the review of making one policy the global one in place of another, as members of a response."""
-    after: dict[str, Any] = {"limits": []}
     if chosen == former:
         review = Review(chosen or Policy(), [], is_global=True, title="Nothing changes")
     elif chosen is not None:
-        chosen.is_global, after = True, chosen.as_record()
+        chosen.is_global = True
         review = review_of_reach(chosen, former)
     else:
         assert former is not None
         former.is_global = False
         review = review_of_reach(former, None)
-    return of_review(with_preview(review, after, timezone.now(), others=False))
+    return of_review(with_preview(review, timezone.now(), others=False))
 
 
 def of_review(review: Review) -> dict[str, Any]:

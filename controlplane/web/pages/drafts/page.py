@@ -11,10 +11,9 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from controlplane.changes.words.differences import differs
-from controlplane.changes.words.effects import changes_of, headline
+from controlplane.changes.words.effects import effects, headline
 from controlplane.changes.words.fields import NoNames
-from controlplane.changes.words.words import lines
+from controlplane.changes.words.words import lines_of
 from controlplane.objects.people.roles import EDITOR
 from controlplane.objects.people.scope import may
 from controlplane.objects.policies.models import Policy
@@ -86,16 +85,16 @@ class PolicyDraftAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     @display(description="What it changes")
     def headline(self, draft: PolicyDraft) -> str:
-        return headline(draft.slug, changes_of(draft.before["limits"], draft.content["limits"]))
+        return headline(draft.slug, effects(*draft.as_change().objects))
 
     @display(description="What it changes")
     def what_changes(self, draft: PolicyDraft) -> SafeString | str:
         """Return each limit and each field that is another than in the policy as it is now."""
-        old, new = ({name: one.get(name) for name in PolicyDraft.FIELDS} for one in (draft.before, draft.content))
-        if draft.policy and not differs("policy", old, new):
+        change = draft.as_change()
+        if change.is_empty:
             return "nothing"
-        found = lines("policy", old if draft.policy else None, new, NoNames())
-        items = format_html_join("", "<li>{}</li>", ((str(one),) for one in found))
+        (one,) = change.objects
+        items = format_html_join("", "<li>{}</li>", ((str(line),) for line in lines_of(one, NoNames())))
         return format_html('<ul class="sg-limits">{}</ul>', items)
 
     @display(description="Saved", ordering="updated_at")

@@ -1,8 +1,5 @@
 """Drafts on the pages of policies: the form that saves one, the form of one, and the review that publishes one."""
 
-import hashlib
-import json
-from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 
 from controlplane.changes.change.transaction import OpenChange
-from controlplane.changes.words.differences import differs
-from controlplane.changes.words.fields import NoNames
-from controlplane.changes.words.words import Line, lines
+from controlplane.changes.words.change import ObjectChange
 from controlplane.core.requests import PerRequest
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Limit, Policy
@@ -34,7 +29,7 @@ from controlplane.releases.drafts.models import PolicyDraft
 from controlplane.releases.review.reviews import SHADOW, review_of, start_in_shadow
 from controlplane.web.kit.forms import SentForms, say_once
 from controlplane.web.kit.site import actor_of, change_url, list_url
-from controlplane.web.kit.state import reposted, state_of
+from controlplane.web.kit.state import state_of
 from controlplane.web.pages.review.views import (
     OTHER_CHANGE,
     SEEN,
@@ -46,8 +41,6 @@ from controlplane.web.pages.review.views import (
 )
 
 DRAFT = "_draft"
-NAMED = ("slug", "name", "description")
-VERSION = "seen_version"
 SAME = "Nothing differs from the policy as it is, so no draft was saved."
 SAVED = "Saved as a draft. Nothing is published."
 IN_FILES = "Say why, because the policy is managed from files. The audit keeps the reason."
@@ -69,12 +62,10 @@ class OpenDraft:
     Attributes:
         draft: The draft whose form is shown or saved, or None for that of the policy.
         limits: The ids of the limits that the policy has without the form.
-        digest: Stands for the policy as it is and as the draft has it.
     """
 
     draft: PolicyDraft | None = None
     limits: set[str] = field(default_factory=set)
-    digest: str = ""
 
 
 open_draft: PerRequest[OpenDraft] = PerRequest(lambda request: OpenDraft())
@@ -129,8 +120,7 @@ class DraftedPolicies:
 
     def _keep(self, request: HttpRequest, draft: PolicyDraft, content: dict[str, Any]) -> HttpResponse:
         state_of(request).undone()
-        before = draft.before if draft.policy else {}
-        if draft._state.adding and all(before.get(name, {}) == content[name] for name in PolicyDraft.FIELDS):
+        if draft._state.adding and draft.policy and draft.as_change(content).is_empty:
             messages.info(request, SAME)
             return HttpResponseRedirect(change_url(draft.policy))
         try:
@@ -199,15 +189,12 @@ class DraftedPolicies:
                 self.message_user(request, f"{policy} is as its draft was.", messages.SUCCESS)
         except ReviewNeeded as needed:
             state_of(request).undone()
-            reposted(request, request.POST, without=(VERSION,))  # that of the review before
             url = change_url(draft)
             more = {
-                VERSION: open_draft(request).digest,
                 "policy_url": url,
                 "back_url": url,
                 "back_text": "Back to the draft",
                 "no_form": True,
-                "other_fields": _named(needed.before, needed.after),
                 "others": False,
             }
             return self.review_page(request, needed, **more)
@@ -232,33 +219,17 @@ class DraftedPolicies:
         if present is None or not present.is_open:
             raise ValidationError(GONE)
         policy, before = lay_out(tx, present)
-        after = policy.as_record()
-        former = before or {**after, "limits": []}
-        digest = open_draft(request).digest = _digest(former, after)
-        review = review_of(policy, former, after, visible(request))
+        review = review_of(policy, ObjectChange.of(policy, before), visible(request))
         start = request.POST.get(START, "")
         error = missing(review, start, tx.reason) if start else ""
         if start and not error:
             if policy.managed_by and not tx.reason.strip():
                 error = IN_FILES
-            # The review's digest is of what the limits do. The other one is also of the slug, name and description.
-            elif (request.POST.get(SEEN), request.POST.get(VERSION)) != (review.digest, digest):
+            elif request.POST.get(SEEN) != review.digest:
                 error = OTHER_CHANGE
         if error or not start:
-            raise ReviewNeeded(policy, former, after, error)
+            raise ReviewNeeded(review, error)
         if start == SHADOW:
             start_in_shadow(tx, policy, review.changes)
         publish_draft(tx, present, policy, before)
         return policy
-
-
-def _named(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Line]:
-    """Return a line for each field that a review of limits does not show."""
-    old, new = ({name: record.get(name) for name in NAMED} for record in (before, after))
-    return lines("policy", old, new, NoNames()) if differs("policy", old, new) else []
-
-
-def _digest(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Return 32 hexadecimal characters that stand for a policy as it is and as its draft has it."""
-    text = json.dumps([before, after], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -33,7 +33,7 @@ class ReviewedOverrides(ReviewedForm):
         Do nothing if a saved override only lets more pass than before, because its page has said how much.
 
         Raises:
-            MadeReviewNeeded: It takes something away, and nobody has confirmed that yet.
+            ReviewNeeded: It takes something away, and nobody has confirmed that yet.
         """
         review = override_review(former, override, timezone.now())
         settle(request, review, override.reason, light=False, own_reason=override.reason)
@@ -60,7 +60,7 @@ class ReviewedOverrides(ReviewedForm):
         Args:
             is_job: Whether they are so many that a job deletes them.
         Raises:
-            MadeReviewNeeded: Nobody has confirmed it yet.
+            ReviewNeeded: Nobody has confirmed it yet.
         """
         if "post" not in request.POST:  # the selection has changed since it was reviewed
             reposted(request, without_decision(request.POST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
+from controlplane.changes.words.change import ObjectChange
 from controlplane.core.optional import USAGE, optional
 from controlplane.objects.policies.actions import lock_global_policy, replace_limits, set_global_policy
 from controlplane.objects.policies.models import Policy
@@ -24,18 +26,14 @@ from controlplane.web.kit.forms import version_of
 from controlplane.web.kit.site import change_url
 from controlplane.web.kit.state import state_of
 from controlplane.web.pages.review.views import (
-    FILE,
     NO_REASON,
     NO_START,
-    OTHER_CHANGE,
-    REPLAY,
-    SEEN,
     START,
     ReviewedForm,
-    ReviewNeeded,
     ask_again,
     missing,
     names_of,
+    settle,
     visible,
 )
 
@@ -72,8 +70,6 @@ class ReviewedPolicies(ReviewedForm):
         values = enforced(policy, limit)
         if values is None:
             raise Http404
-        before = policy.as_record()
-        after = {**before, "limits": [value.to_json() for value in values]}
         error = ""
         if request.method == "POST" and START in request.POST:
             reason = request.POST.get("change_reason", "")
@@ -82,9 +78,10 @@ class ReviewedPolicies(ReviewedForm):
                 return self._enforce(request, policy, limit, reason)
         found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
         verdict = next((verdict_context(one) for one in found if one.limit.name == limit), None)
-        return self.review_page(
-            request, ReviewNeeded(policy, before, after, error), offer_shadow=False, verdict=verdict
-        )
+        one = ObjectChange.of(policy, policy.as_record())
+        one = replace(one, after={**(one.before or {}), "limits": [value.to_json() for value in values]})
+        review = review_of(policy, one, visible(request))
+        return self._page_of(request, review, error, offer_shadow=False, verdict=verdict)
 
     def _enforce(self, request: HttpRequest, policy: Policy, limit: str, reason: str) -> HttpResponse:
         with self.changing(request, reason) as tx:
@@ -125,8 +122,7 @@ class ReviewedPolicies(ReviewedForm):
             if not error:
                 return self._set_reach(request, policy, review, reason)
         more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
-        after = policy.as_record() if everywhere else {"limits": []}
-        return self._page_of(request, review, after, error, offer_shadow=offer_shadow, others=False, **more)
+        return self._page_of(request, review, error, offer_shadow=offer_shadow, others=False, **more)
 
     def _set_reach(self, request: HttpRequest, policy: Policy, review: Review, reason: str) -> HttpResponse:
         with self.changing(request, reason) as tx:
@@ -152,23 +148,12 @@ class ReviewedPolicies(ReviewedForm):
             ReviewNeeded: Nobody has confirmed the change yet. It is undone.
         """
         state = state_of(request)
-        before = state.before
-        if before is None:
+        if state.before is None:
             return
         saved = Policy.objects.get(pk=policy.pk)
-        after = saved.as_record()
-        if FILE in request.POST or REPLAY in request.POST:  # whoever asks for more saves nothing
-            raise ReviewNeeded(saved, before, after)
-        review = review_of(saved, before, after, visible(request))
-        if not review.is_needed:
-            return
-        start = request.POST.get(START, "")
-        error = missing(review, start, state.tx.reason)
-        if start and not error and request.POST.get(SEEN) != review.digest:
-            error = OTHER_CHANGE
-        if error:
-            raise ReviewNeeded(saved, before, after, error if start else "")
-        if start == SHADOW:
+        review = review_of(saved, ObjectChange.of(saved, state.before), visible(request))
+        settle(request, review, state.tx.reason)
+        if review.is_needed and request.POST.get(START) == SHADOW:
             start_in_shadow(state.tx, saved, review.changes)
 
 

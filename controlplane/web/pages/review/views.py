@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from django.utils.html import format_html
 from controlplane.core.files import streamed
 from controlplane.core.optional import PREVIEW, read_by
 from controlplane.objects.people.scope import is_operator, keeps_access, projects_of
-from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.jobs.replay import start_replay
 from controlplane.releases.preview import words
@@ -25,7 +24,6 @@ from controlplane.releases.review.reviews import (
     SHADOW,
     Review,
     in_question,
-    review_of,
     with_denied,
     with_preview,
 )
@@ -52,56 +50,20 @@ OTHER_CHANGE = "The change would do something else than when you opened the revi
 
 
 class ReviewNeeded(Exception):
-    """Raised inside the transaction of a change, which is undone, because nobody has confirmed its review."""
-
-    def __init__(self, policy: Policy, before: dict[str, Any], after: dict[str, Any], error: str = "") -> None:
-        super().__init__(policy.slug)
-        self.policy, self.before, self.after, self.error = policy, before, after, error
-
-    def review(self, projects: set[str] | None) -> Review:
-        """Return the review without its preview, of the projects that the reader may see."""
-        return review_of(self.policy, self.before, self.after, projects)
-
-    def shown(self) -> dict[str, Any]:
-        """Return what the page shows besides the review."""
-        return {}
-
-
-class MadeReviewNeeded(ReviewNeeded):
     """
-    Raised as ReviewNeeded is, with a review that is made already.
+    Raised inside the transaction of a change, which is undone, because nobody has confirmed its review.
 
     Args:
-        after: The record of the policy that counts after the change.
+        error: What the decision lacks.
         more: What the page shows besides the review.
     """
 
-    def __init__(
-        self,
-        review: Review,
-        error: str = "",
-        after: Mapping[str, Any] | None = None,
-        more: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(review.policy, {}, dict(after or {"limits": []}), error)
-        self.made, self.more = review, more or {}
-
-    def review(self, projects: set[str] | None) -> Review:
-        return self.made
-
-    def shown(self) -> dict[str, Any]:
-        return self.more
+    def __init__(self, review: Review, error: str = "", **more: Any) -> None:
+        super().__init__(review.headline)
+        self.review, self.error, self.more = review, error, more
 
 
-def settle(
-    request: HttpRequest,
-    review: Review,
-    reason: str,
-    after: Mapping[str, Any] | None = None,
-    *,
-    light: bool = True,
-    **more: Any,
-) -> None:
+def settle(request: HttpRequest, review: Review, reason: str, *, light: bool = True, **more: Any) -> None:
     """
     Do nothing if the change that a review tells of needs none, or if it is confirmed as it is.
 
@@ -110,7 +72,7 @@ def settle(
     Args:
         light: Whether a change that only lets more pass needs its review, too.
     Raises:
-        MadeReviewNeeded: Nobody has confirmed the change yet, or it would do something else by now.
+        ReviewNeeded: Nobody has confirmed the change yet, or it would do something else by now.
     """
     start, asked = request.POST.get(START, ""), FILE in request.POST or REPLAY in request.POST
     needed = review.is_needed and (light or not review.is_light)
@@ -120,7 +82,7 @@ def settle(
     if start and not error and request.POST.get(SEEN) != review.digest:
         error = OTHER_CHANGE
     if error or asked:
-        raise MadeReviewNeeded(review, error if start else "", after, more)
+        raise ReviewNeeded(review, error if start else "", **more)
 
 
 def visible(request: HttpRequest) -> set[str] | None:
@@ -151,14 +113,12 @@ class ReviewedForm:
 
     def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
         """Return the page that shows what a change will do, and asks how to start it."""
-        review = needed.review(visible(request))
-        return self._page_of(request, review, needed.after, needed.error, **{**needed.shown(), **more})
+        return self._page_of(request, needed.review, needed.error, **{**needed.more, **more})
 
     def _page_of(
         self,
         request: HttpRequest,
         review: Review,
-        after: dict[str, Any],
         error: str,
         *,
         offer_shadow: bool = True,
@@ -166,25 +126,25 @@ class ReviewedForm:
         **more: Any,
     ) -> HttpResponse:
         if FILE in request.POST:
-            return self.affected_file(request, review, after)
+            return self.affected_file(request, review)
         span, now, seen = _span(request), timezone.now(), visible(request)
         if review.is_light:
             review = with_denied(review, now, seen)
         else:
-            review = with_preview(review, after, now, SPANS[span][0], seen, others=others)
+            review = with_preview(review, now, SPANS[span][0], seen, others=others)
         if REPLAY in request.POST and review.preview is not None:
-            return self.replay_job(request, review, after)
+            return self.replay_job(request, review)
         context = _context(request, review, error, span, offer_shadow=offer_shadow)
         return self.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
 
-    def replay_job(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
+    def replay_job(self, request: HttpRequest, review: Review) -> HttpResponse:
         """Start the job that replays what the preview only summarises, and return a redirect to its page."""
         by = actor_of(request)
         author = {"user": request.user, "created_by": by.name, "channel": by.channel, "request_id": by.request_id}
-        job = start_replay(review, in_question(review, after), visible(request), **author)
+        job = start_replay(review, in_question(review), visible(request), **author)
         return HttpResponseRedirect(change_url(job))
 
-    def affected_file(self, request: HttpRequest, review: Review, after: dict[str, Any]) -> HttpResponse:
+    def affected_file(self, request: HttpRequest, review: Review) -> HttpResponse:
         """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
         from controlplane.releases.preview.previews import Recorded  # numpy, which only a preview needs
 
@@ -192,7 +152,7 @@ class ReviewedForm:
         length = SPANS[_span(request)][0]
         recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.supposed)
         lines, may_go_on = (
-            csv_lines(recorded, in_question(review, after)),
+            csv_lines(recorded, in_question(review)),
             keeps_access(request.user, "policies.view_policy"),
         )
         return streamed(lines, f"{review.policy.slug}-affected.csv", may_go_on)

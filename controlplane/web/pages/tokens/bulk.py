@@ -199,7 +199,7 @@ class BulkActions:
         Do nothing if the deed needs no review, or if it is confirmed.
 
         Raises:
-            MadeReviewNeeded: Limits deny other requests than before, and nobody has confirmed that yet.
+            ReviewNeeded: Limits deny other requests than before, and nobody has confirmed that yet.
         """
         now, reason = timezone.now(), state_of(request).tx.reason
         if deed == "policy":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import batched
 from typing import Any
 
@@ -17,7 +17,8 @@ from rest_framework.response import Response
 
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.changes.change.transaction import OpenChange
-from controlplane.changes.words.differences import differences
+from controlplane.changes.words.change import NOTHING, Change, ObjectChange, State
+from controlplane.changes.words.entries import change_of
 from controlplane.objects.policies.models import Policy
 from controlplane.web.restkit.authentication import Access
 
@@ -82,14 +83,14 @@ class Trial:
     Attributes:
         status: The status of the response that the change would have had. 0 until it was made.
         result: The body of that response, without secrets.
-        entries: The first audit entries that the change would have written, as far as the key may see them.
-        changed: The number of these entries, with those that are not among the first.
+        change: What would have been recorded of the first objects, as far as the key may see them.
+        changed: The number of these objects, with those that are not among the first.
         touched: What would have been published, by kind and id.
     """
 
     status: int = 0
     result: Any = None
-    entries: list[AuditEntry] = field(default_factory=list)
+    change: Change = NOTHING
     changed: int = 0
     touched: frozenset[tuple[str, str]] = frozenset()
 
@@ -98,7 +99,7 @@ class Trial:
         self.status, self.result = response.status_code, without_secrets(as_json(response))
         if tx is not None:
             entries = _visible(AuditEntry.objects.filter(change=tx.id).order_by("pk"), access)
-            self.entries, self.changed = list(entries[:MOST_LISTED]), entries.count()
+            self.change, self.changed = change_of(entries[:MOST_LISTED], State.TRIED), entries.count()
             self.touched = tx.touched
 
     def as_data(self, access: Access) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Trial:
             "result": self.result,
             "tokens": _tokens_of(self.touched, access),
             "changed": self.changed,
-            "diff": [_difference(entry) for entry in self.entries],
+            "diff": [_difference(one) for one in self.change.objects],
         }
 
 
@@ -140,15 +141,9 @@ def _visible(entries: QuerySet[AuditEntry], access: Access) -> QuerySet[AuditEnt
     return entries if access.key.allows("audit:read") else entries.exclude(object_type__in=OF_OPERATORS)
 
 
-def _difference(entry: AuditEntry) -> dict[str, Any]:
-    changes = differences(entry.object_type, entry.before, entry.after)
-    return {
-        "action": entry.action,
-        "type": entry.object_type,
-        "id": entry.object_id,
-        "label": entry.object_label,
-        "changes": [{"field": change.name, "before": change.before, "after": change.after} for change in changes],
-    }
+def _difference(one: ObjectChange) -> dict[str, Any]:
+    changes = [{"field": field.name, "before": field.before, "after": field.after} for field in one.differences]
+    return {"action": one.deed, "type": one.kind, "id": one.pk, "label": one.label, "changes": changes}
 
 
 def _tokens_of(touched: Collection[tuple[str, str]], access: Access) -> int:

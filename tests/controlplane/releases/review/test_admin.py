@@ -68,6 +68,18 @@ def test_a_tighter_limit_is_reviewed_before_it_is_saved(save, limit, token, sent
     assert (Limit.objects.get().quota, AuditEntry.objects.count()) == (25, 0)
 
 
+def test_the_review_names_what_else_changes(save, confirm, limit, token):
+    """A name or text that nobody feels is confirmed with the rest."""
+    page = save(fields_of(limit, quota=10), slug="frei", description="For trials")
+
+    said = html_of(page)
+    assert "Slug: free → frei" in said
+    assert "Description: none → For trials" in said
+    other = ReviewForm(page).fields | {"_start": "enforce", "change_reason": "Cost", "slug": "gratis"}
+    assert "The change would do something else" in html_of(confirm(page, **other))
+    assert Policy.objects.get().slug == "free"
+
+
 def test_shadow_first_measures_a_candidate_beside_what_is_enforced(save, confirm, limit, token, policy):
     """The limit keeps its quota, and the new one is counted by a shadow with its name."""
     response = confirm(save(fields_of(limit, quota=10)), change_reason="Cost of the free plan")

@@ -223,7 +223,7 @@ def test_too_many_tokens_are_told_and_not_replayed(token, free, strict, sent, mo
 
     review = tokens_review(Token.objects.all(), strict, timezone.now())
 
-    found = with_preview(review, {"limits": []}, timezone.now(), others=False).preview
+    found = with_preview(review, timezone.now(), others=False).preview
     assert (review.tokens, found.has_data, found.callers) == (2, False, 0)
     assert [one.limit for one in found.unknown] == ["2 tokens"]
 

@@ -35,7 +35,7 @@ def effects(review):
 
 
 def previewed(review):
-    return with_preview(review, {"limits": []}, timezone.now(), others=False).preview
+    return with_preview(review, timezone.now(), others=False).preview
 
 
 def test_a_limit_that_applies_by_a_label_is_replayed(token, sent):

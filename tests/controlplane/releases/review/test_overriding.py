@@ -27,7 +27,7 @@ def effects(review):
 
 
 def previewed(review, now):
-    return with_preview(review, {"limits": []}, now, others=False).preview
+    return with_preview(review, now, others=False).preview
 
 
 def test_a_lower_quota_is_judged_by_the_override_as_it_will_be(limit, token, sent, now):

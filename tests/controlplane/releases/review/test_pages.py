@@ -88,6 +88,13 @@ def test_the_policy_that_it_replaces_is_shown(review, confirm, make_global, poli
     assert former in Policy.objects.filter(is_global=False)
 
 
+def test_rules_for_metered_requests_come_with_the_policy(review, policy):
+    """They are in the review as its limits are."""
+    Policy.objects.filter(pk=policy.pk).update(metering={"estimate": "bound"})
+
+    assert "Input estimate" in html_of(review(policy, EVERYWHERE))
+
+
 def test_shadow_first_counts_every_request_and_denies_none(review, confirm, policy):
     """It is chosen already, where nothing else is enforced by it."""
     confirm(review(policy, EVERYWHERE), **REASON)

@@ -136,7 +136,7 @@ def test_a_job_of_one_token_belongs_to_its_project(as_ann, tokens, limit, monkey
     tokens[0].revoked_at = timezone.now()
     tokens[0].save()
     review = attachment_review(tokens[0], limit.policy, None)
-    review = with_preview(review, {"limits": []}, timezone.now())
+    review = with_preview(review, timezone.now())
 
     job = start_replay(review, [], None, created_by="ann", channel="admin")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from controlplane.changes.words.effects import differing
 from controlplane.core.money import InvalidAmount, quantity, read_permits
 from controlplane.core.optional import USAGE, optional
 from controlplane.objects.policies.models import Limit, Policy
@@ -166,7 +167,7 @@ class _Seen:
         """Yield what is odd about the unit of a limit, its amount after another unit, and the zone of a budget."""
         if units.idle([limit.unit]):
             yield Advice("unit", units.advice(limit.unit, money=money_unit()))
-        if saved and saved.unit != limit.unit:
+        if saved and "unit" in differing(saved.as_value(), limit):
             was, becomes = quantity(saved.quota, saved.unit), quantity(limit.quota, limit.unit)
             text = f"Nothing is converted to the new unit: {was} becomes {becomes}. The counter keeps its number, too."
             yield Advice("quota", text)
