@@ -24,7 +24,7 @@ def hide_secrets(text: str) -> str:
 
 
 # Text of a client is written with \u escapes, so it cannot start a line or control the terminal.
-_LOG_PROCESSORS = [
+_LOG_PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,

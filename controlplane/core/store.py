@@ -11,6 +11,7 @@ from django.conf import settings
 
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, parse_identity, parse_revision
 from enforcement.model.keys import Keys
+from enforcement.store.base_client import StoreClient
 from enforcement.store.client import STORE_ERRORS, cause_of, connect
 
 # A task may wait longer than a request, and a full publication takes several seconds.
@@ -41,13 +42,13 @@ def reason_of(error: Exception) -> str:
     return _REASONS.get(cause, f"The store answered with an error ({cause}).")
 
 
-def connection(timeout: float = TASK_TIMEOUT_SECONDS) -> redis.Redis:
+def connection(timeout: float = TASK_TIMEOUT_SECONDS) -> StoreClient:
     """Return this process's shared client of the store, which waits at most *timeout* seconds for each reply."""
     return _connection(settings.REDIS_URL, timeout)
 
 
 @lru_cache(maxsize=8)
-def _connection(url: str, timeout: float) -> redis.Redis:
+def _connection(url: str, timeout: float) -> StoreClient:
     # Other programs may have written bytes that are not UTF-8. They are read as a wrong value, which is then repaired.
     return connect(url, timeout=timeout, encoding_errors="replace")
 

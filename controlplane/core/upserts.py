@@ -19,7 +19,8 @@ _LARGEST = {"sqlite": "MAX", "postgresql": "GREATEST"}
 _SMALLEST = {"sqlite": "MIN", "postgresql": "LEAST"}
 
 
-Keyed = tuple[Sequence[Any], Sequence[int | datetime]]
+Stored = tuple[Sequence[object], Sequence[object]]
+Keyed = tuple[Sequence[Any], Sequence[int]]
 Statement = tuple[str, list[Any]]
 
 Sums = dict[Any, dict[tuple[Any, ...], Sequence[int]]]
@@ -57,7 +58,7 @@ def add_up(
     model: type[models.Model],
     key: Sequence[str],
     names: Sequence[str],
-    rows: Iterable[Keyed],
+    rows: Iterable[Stored],
     merged_by: Mapping[str, str] | None = None,
 ) -> None:
     """Execute the statements of :func:`upserts`."""
@@ -74,7 +75,7 @@ def upserts(
     model: type[models.Model],
     key: Sequence[str],
     names: Sequence[str],
-    rows: Iterable[Keyed],
+    rows: Iterable[Stored],
     merged_by: Mapping[str, str] | None = None,
     computed: Mapping[str, str] | None = None,
 ) -> list[Statement]:
@@ -111,7 +112,7 @@ def sum_in_sql(table: str, name: str, most: int = MOST_SUM) -> str:
     return f"{largest}({smallest}({table}.{name}, {most} - {more}), -{most} - {more}) + {more}"
 
 
-def _by_columns(model: type[models.Model], columns: Sequence[str], rows: Sequence[Keyed]) -> tuple[str, list[Any]]:
+def _by_columns(model: type[models.Model], columns: Sequence[str], rows: Sequence[Stored]) -> tuple[str, list[Any]]:
     """Return the source of the rows as an array for each column, which PostgreSQL reads faster than many values."""
     arrays = ", ".join(f"%s::{kind}[]" for kind in _kinds(model, tuple(columns)))
     keys, numbers = zip(*rows, strict=True)
@@ -139,7 +140,7 @@ def _kinds(model: type[models.Model], columns: tuple[str, ...]) -> list[str]:
     return ["text" if kind.startswith("varchar") else kind for kind in kinds]
 
 
-def _by_rows(rows: Sequence[Keyed]) -> tuple[str, list[Any]]:
+def _by_rows(rows: Sequence[Stored]) -> tuple[str, list[Any]]:
     whole = [(*values, *numbers) for values, numbers in rows]
     one_row = f"({', '.join(['%s'] * len(whole[0]))})"
     return f"VALUES {', '.join([one_row] * len(whole))}", [_adapted(value) for row in whole for value in row]

@@ -5,7 +5,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from django.db.models import CASCADE, PROTECT, RESTRICT, Model, Q, QuerySet
+from django.db.models import CASCADE, PROTECT, RESTRICT, ManyToOneRel, Model, Q, QuerySet
 
 Found = tuple[type[Model], QuerySet]
 
@@ -28,13 +28,14 @@ class Dependents:
     def _follow(self, model: type[Model], way: str) -> None:
         self._deleted.setdefault(model, []).append(way or "pk")
         for relation in model._meta.get_fields(include_hidden=True):
-            if not (relation.auto_created and not relation.concrete and (relation.one_to_many or relation.one_to_one)):
+            if not isinstance(relation, ManyToOneRel):  # of which a one-to-one relation is a kind
                 continue
-            longer = f"{relation.field.name}__{way}" if way else relation.field.name
-            if relation.on_delete in (PROTECT, RESTRICT):
-                self._keeping.setdefault(relation.related_model, []).append(longer)
+            other, name = relation.field.model, relation.field.name
+            longer = f"{name}__{way}" if way else name
+            if relation.on_delete is PROTECT or relation.on_delete is RESTRICT:
+                self._keeping.setdefault(other, []).append(longer)
             elif relation.on_delete is CASCADE:
-                self._follow(relation.related_model, longer)
+                self._follow(other, longer)
 
     def deleted(self) -> Iterator[Found]:
         """Yield each model and the query of its rows that are deleted, first that of the rows themselves."""

@@ -1,12 +1,12 @@
 """Pages of long lists, which neither count nor sort more than they must."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
@@ -34,20 +34,20 @@ class CappedPaginator(Paginator):
         """The theme shows the pages by this template, or by its own one if it is empty."""
         return "admin/sluicegate/capped_pages.html" if isinstance(self.count, MoreThan) else ""
 
-    def _get_page(self, rows: Any, number: int, paginator: Paginator) -> Any:
+    def _get_page(self, rows: Any, number: int, paginator: Paginator) -> Page:
         if isinstance(rows, QuerySet):
             # The database sorts keys faster than whole rows that are joined with others.
             keys = keys_of(rows, self.coarser)
-            found = self.object_list.order_by().in_bulk(keys)
+            found = _unsliced(rows).order_by().in_bulk(keys)
             rows = [found[key] for key in keys if key in found]
-        return super()._get_page(rows, number, paginator)
+        return Page(rows, number, paginator)
 
 
 def keys_of(page: QuerySet, coarser: Mapping[str, str]) -> list[Any]:
     """Return the keys of the rows of a page, which is a sliced query, in its order."""
-    by = page.query.order_by[0] if page.query.order_by else ""
-    column = by.lstrip("-") if isinstance(by, str) else ""
-    low, high = page.query.low_mark, page.query.high_mark
+    by = next((name for name in page.query.order_by[:1] if isinstance(name, str)), "")
+    column = by.lstrip("-")
+    low, high = page.query.low_mark, page.query.high_mark or sys.maxsize
     if column in coarser:
         return _keys_of_coarser(_unsliced(page), by, coarser[column], low, high)
     name, _, text = column.partition("__")
@@ -103,8 +103,8 @@ class UnreadPaginator(Paginator):
     def count(self) -> int:
         return sys.maxsize  # so that the list asks for a page, and does not show all rows itself
 
-    def page(self, number: int | str) -> Any:
-        return self._get_page([], 1, self)
+    def page(self, number: int | str) -> Page:
+        return Page([], 1, self)
 
 
 # A text that is in no template, and stands for the key of a row.
@@ -126,6 +126,7 @@ class PagedList:
     # the class each time.
     list_sections: ClassVar[tuple[Any, ...]] = ()
     conditional_fields: ClassVar[dict[str, str]] = {}
+    get_actions: Callable[[HttpRequest], Mapping[str, object]]
 
     @display(description=ModelAdmin.action_checkbox.short_description)
     def action_checkbox(self, row: Model) -> SafeString:

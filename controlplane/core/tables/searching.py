@@ -4,7 +4,7 @@ from functools import reduce
 from operator import or_
 from typing import ClassVar
 
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.text import smart_split, unescape_string_literal
 
@@ -33,6 +33,7 @@ class IndexedSearch:
     wholes: ClassVar[tuple[str, ...]] = ()
     searches: ClassVar[tuple[str, str]] = ("", "")
     has_few_rows: ClassVar[bool] = False
+    model: type[Model]
 
     @property
     def search_fields(self) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ class Chunk:
     def read(cls, body: bytes | memoryview) -> Self:
         """Return the chunk that :meth:`body` has written, or an empty one of no bytes."""
         minutes, demand, allowed, seconds, parts = _columns_of(body)
-        whole = (column.astype(np.int64) for column in (minutes, demand, allowed))
-        return cls(*whole, seconds.astype(np.uint64), parts.astype(np.int64).reshape(len(minutes), PARTS))
+        minutes, demand, allowed, parts = (column.astype(np.int64) for column in (minutes, demand, allowed, parts))
+        return cls(minutes, demand, allowed, seconds.astype(np.uint64), parts.reshape(len(minutes), PARTS))
 
     def whole(self) -> Self:
         """Return the chunk itself, as :meth:`StoredChunk.whole` returns the one that it stands for."""

@@ -184,7 +184,7 @@ def deniable(demand: Numbers, begins: int, step: int, counters: Sequence[Counter
     """
     found = np.empty(demand.shape, bool)
     buckets = [counter for counter in counters if isinstance(counter, BucketCounters)]
-    full = np.ones(demand.shape, bool) if buckets else None
+    full = np.ones(demand.shape if buckets else (0, 0), bool)
     for number, counts in enumerate(demand):
         wanted = counts.astype(np.int64)
         for bucket in buckets:
@@ -192,7 +192,7 @@ def deniable(demand: Numbers, begins: int, step: int, counters: Sequence[Counter
         found[number] = wanted > _room(counters, begins + number * step)
         for one in counters:
             one.add(wanted)
-    return found, full
+    return found, full if buckets else None
 
 
 def _room(counters: Sequence[Counters], at: int) -> Numbers:

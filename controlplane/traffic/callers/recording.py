@@ -47,7 +47,8 @@ def upserts_of(rows: Iterable[Row], now: datetime) -> list[Statement]:
         allowed, denied, _, cost = row.counts
         if not row.is_total or not (allowed or denied) or row.at < now - KEPT:
             continue
-        held = sums[(*row.names[:2], row.at)]
+        project, token, *_ = row.names
+        held = sums[project, token, row.at]
         seconds, *parts = row.spread or [0] * (1 + len(RecordedMinute.PARTS))
         for place, number in enumerate((allowed, denied, cost)):
             held[place] = bounded_sum(held[place] + number)
@@ -103,7 +104,7 @@ def _fold_day(day: date, minutes: dict[Names, list[RecordedMinute]]) -> None:
     for tokens in batched(sorted({token for _, token in minutes}), ROWS_A_STATEMENT):
         found = RecordedDay.objects.filter(day=day, token_id__in=tokens)
         present |= {(row.project_id, row.token_id): row for row in found}
-    new, changed = [], []
+    new, changed = list[RecordedDay](), list[RecordedDay]()
     for names, rows in minutes.items():
         held = present.get(names) or RecordedDay(project_id=names[0], token_id=names[1], day=day)
         try:

@@ -11,9 +11,9 @@ from typing import Any
 import redis
 
 from controlplane.core import store
-from controlplane.core.instants import microseconds
 from controlplane.traffic.fleet.models import FieldCount, Instance
 from enforcement.metering.refusals import DAYS
+from enforcement.model.instants import to_us
 from enforcement.model.strict_json import dumps
 
 DAY_US = 86_400_000_000
@@ -25,7 +25,7 @@ KINDS = ("refused", "would_refuse")
 
 def note(live: Iterable[Instance], now: datetime, client: redis.Redis) -> None:
     """Save the counts of live instances by day, and in the store, for the doctor, those of the ones that have ended."""
-    today = (microseconds(now) or 0) // DAY_US
+    today = to_us(now) // DAY_US
     known = {_process(instance): instance.field_days for instance in live}
     rows = [
         FieldCount(process=process, day=day, counts=counts)
@@ -42,7 +42,7 @@ def note(live: Iterable[Instance], now: datetime, client: redis.Redis) -> None:
 
 
 def _process(instance: Instance) -> str:
-    return f"{instance.id} {microseconds(instance.started_at) or 0}"
+    return f"{instance.id} {to_us(instance.started_at) if instance.started_at else 0}"
 
 
 def _sums(rows: Iterable[FieldCount], known: Mapping[str, Any]) -> dict[str, list[list[Any]]]:

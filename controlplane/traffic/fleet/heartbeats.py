@@ -12,13 +12,12 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q
 
 from controlplane.core import optional, store
-from controlplane.core.instants import microseconds
 from controlplane.traffic.fleet import outages
 from controlplane.traffic.fleet.fields import note, read_days
 from controlplane.traffic.fleet.models import HEARTBEAT_LIFETIME, Instance
 from enforcement.logs import RateLimitedLogger
 from enforcement.model.documents import InvalidDocument, StateName, epoch_of, loads
-from enforcement.model.instants import from_us
+from enforcement.model.instants import from_us, to_us
 from enforcement.store.client import STORE_ERRORS
 from enforcement.store_calls.instances import PROBLEMS
 
@@ -71,10 +70,10 @@ def _ids(client: redis.Redis) -> Iterator[str]:
 
     Whoever may send heartbeats may note any instant. An id of the future would stand before all others for as long.
     """
-    latest_us = microseconds(store.time_of(client) + MOST_LATE)
+    latest_us = to_us(store.time_of(client) + MOST_LATE)
     for start in range(0, MOST_LISTS * MOST_INSTANCES, MOST_INSTANCES):
         rows = client.zrevrange(store.keys().instances, start, start + MOST_INSTANCES - 1, withscores=True)
-        yield from (ident for ident, noted_us in rows if noted_us <= latest_us)
+        yield from (str(row[0]) for row in rows if isinstance(row, list | tuple) and row[1] <= latest_us)
         if len(rows) < MOST_INSTANCES:
             return
 
@@ -207,7 +206,7 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
     client = client or store.connection()
     present = store.time_of(client)
     # Whoever is seen in the future would count as alive until then.
-    client.zremrangebyscore(store.keys().instances, f"({microseconds(present + MOST_LATE)}", "+inf")
+    client.zremrangebyscore(store.keys().instances, f"({to_us(present + MOST_LATE)}", "+inf")
     live = live_instances(client)
     known = Instance.objects.in_bulk([instance.id for instance in live])
     for instance in live:
@@ -216,7 +215,7 @@ def collect(now: datetime, client: redis.Redis | None = None) -> int:
         live, batch_size=READ_AT_ONCE, update_conflicts=True, unique_fields=["id"], update_fields=FIELDS
     )
     note(live, now, client)
-    client.zremrangebyscore(store.keys().instances, "-inf", microseconds(now - KEPT))
+    client.zremrangebyscore(store.keys().instances, "-inf", to_us(now - KEPT))
     Instance.objects.filter(Q(seen_at__lt=now - KEPT) | Q(seen_at__gt=present + MOST_AHEAD)).delete()
     return len(live)
 
@@ -255,9 +254,10 @@ def _parse(instance_id: str, fields: dict[str, Any], now: datetime) -> Instance:
         revision=fields.get("revision", 0),
         revision_at=_instant(fields, "revision_at_us", now + MOST_AHEAD),
         price_revision=fields.get("price_revision"),
-        state=fields.get("state"),
+        state=fields.get("state", ""),
         started_at=_instant(fields, "started_at_us", now + MOST_AHEAD),
-        seen_at=_instant(fields, "seen_at_us", now + MOST_AHEAD),
+        # So that a row ages by the store's clock alone.
+        seen_at=min(_within("seen_at_us", fields.get("seen_at_us"), now + MOST_AHEAD), now),
         degraded_since=_instant(fields, "degraded_since_us", now + MOST_AHEAD),
         glass_until=_instant(fields, "glass_until_us", now + GLASS_AHEAD),
         in_code=fields.get("in_code") or "",
@@ -266,7 +266,7 @@ def _parse(instance_id: str, fields: dict[str, Any], now: datetime) -> Instance:
         problems=_problems(fields.get("problems", [])),
     )
     instance.clean_fields(exclude=_maybe_empty(instance))
-    instance.seen_at = min(instance.seen_at, now)  # so that a row ages by the store's clock alone
+
     instance.overflowing = _limits(fields, "overflowing")
     instance.field_days = read_days(fields.get("field_days"))
     instance.unmetered = sorted({f"{policy}/{name}" for _, policy, name in _limits(fields, "unmetered")})
@@ -276,7 +276,7 @@ def _parse(instance_id: str, fields: dict[str, Any], now: datetime) -> Instance:
 
 
 def _maybe_empty(instance: Instance) -> list[str]:
-    # A heartbeat may leave these fields empty, although their columns have no blank=True. seen_at is required.
+    # A heartbeat may leave these fields empty, although their columns have no blank=True.
     times = ("started_at", "degraded_since", "revision_at", "glass_until")
     reports = ("unmetered", "unsupported", "problems")
     optional = ("pid", "price_revision", *times, "decisions", "store_id", *reports)
@@ -284,9 +284,11 @@ def _maybe_empty(instance: Instance) -> list[str]:
 
 
 def _instant(fields: dict[str, Any], name: str, latest: datetime) -> datetime | None:
-    value = fields.get(name)
-    if value is None:
-        return None
+    return None if fields.get(name) is None else _within(name, fields[name], latest)
+
+
+def _within(name: str, value: Any, latest: datetime) -> datetime:
+    """Return an instant of a heartbeat, or raise InvalidDocument unless it is one from EARLIEST to *latest*."""
     try:
         instant = from_us(value)
     except (TypeError, OverflowError) as exc:
@@ -297,9 +299,8 @@ def _instant(fields: dict[str, Any], name: str, latest: datetime) -> datetime | 
 
 
 def _limits(fields: dict[str, Any], name: str, size: int = 3) -> list[tuple[str, ...]]:
-    value = fields.get(name, [])
-    rows = value if isinstance(value, list) else [None]
-    if not all(
+    rows = fields.get(name, [])
+    if not isinstance(rows, list) or not all(
         isinstance(row, list) and len(row) == size and all(isinstance(part, str) for part in row) for row in rows
     ):
         raise InvalidDocument(f"{name}: must be a list of limits")

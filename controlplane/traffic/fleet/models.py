@@ -33,7 +33,7 @@ class Instance(models.Model):
     what :class:`FieldCount` keeps, by day.
     """
 
-    overflowing: Sequence[tuple[str, str, str]] = ()
+    overflowing: Sequence[tuple[str, ...]] = ()
     field_days: Mapping[int, Mapping[str, Any]] = {}
 
     STATES = tuple((state, state) for state in (STARTING, OK, DEGRADED))

@@ -1,5 +1,6 @@
 """A statement of the usage of a project, a token or a policy in one month."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import batched
@@ -108,7 +109,7 @@ def summary(scope: Scope) -> Summary:
     by = ("policy_id", "limit_name", "unit", "correction")
     usage = list(scope.usage().order_by().values(*by).annotate(**sums(COUNTS)))
     metered = list(scope.metered().order_by().values("correction").annotate(**sums(METERED)))
-    whole, late = Line("Total"), {}
+    whole, late = Line("Total"), dict[str, Line]()
     limits: dict[tuple[str, ...], Line] = {}
     for name in (*counts_of(scope), *METERED):
         whole.counts[name] = 0
@@ -131,9 +132,9 @@ def _named_limits(lines: dict[tuple[str, ...], Line]) -> list[Line]:
     return [line for _, line in sorted(lines.items(), key=lambda pair: (-pair[1].counts["cost"], pair[0]))]
 
 
-def _add(line: Line, row: dict[str, Any], names: tuple[str, ...]) -> None:
-    for name in names:
-        line.counts[name] = line.counts.get(name, 0) + (row[f"sum_{name}"] or 0)
+def _add(line: Line, row: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    for name, number in read_sums(row, names).items():
+        line.counts[name] = line.counts.get(name, 0) + number
 
 
 def decisions_of(scope: Scope) -> QuerySet[MonthRow]:

@@ -172,7 +172,8 @@ def totals_by_label(rows: QuerySet[MeteredRow], name: str, at_most: int) -> list
     """
     values = Token.objects.filter(pk=OuterRef("token_id")).annotate(label=KeyTextTransform(name, "labels"))
     by_value = rows.order_by().annotate(value=Subquery(values.values("label"))).values("value")
-    lines = by_value.annotate(**sums(COUNT_NAMES)).order_by("-sum_micros", "-sum_requests", "value")[:at_most]
+    dearest = F("sum_micros").desc(), F("sum_requests").desc()
+    lines = by_value.annotate(**sums(COUNT_NAMES)).order_by(*dearest, "value")[:at_most]
     return [{"value": line["value"], **read_sums(line, COUNT_NAMES)} for line in lines]
 
 
@@ -219,7 +220,7 @@ def _names(rows: list[UsageRow]) -> dict[str, str]:
 def _column(model: type[Model], column: str, ids: set[str]) -> dict[str, str]:
     result: dict[str, str] = {}
     for some in batched(sorted(ids), NAMES_AT_ONCE):
-        result.update(model.objects.filter(pk__in=some).values_list("pk", column))
+        result.update(model._default_manager.filter(pk__in=some).values_list("pk", column))
     return result
 
 

@@ -18,6 +18,7 @@ UNSETTLED = (OPEN, LOST)
 SETTLED_WITHIN = timedelta(seconds=MAX_LIFE_SECONDS)
 # How long those that were settled stay in the list.
 SETTLED_KEPT = timedelta(days=30)
+MAX_ID_LENGTH = 64
 
 
 class Reservation(RecordedModel):
@@ -28,7 +29,7 @@ class Reservation(RecordedModel):
     are deleted.
     """
 
-    id = models.CharField(primary_key=True, max_length=64, editable=False)
+    id = models.CharField(primary_key=True, max_length=MAX_ID_LENGTH, editable=False)
     project_id = models.CharField(max_length=40, blank=True, db_index=True)
     token_id = models.CharField(max_length=40, blank=True, db_index=True)
     instance = models.CharField(max_length=128, blank=True)

@@ -21,6 +21,7 @@ from controlplane.objects.projects.models import Project
 from controlplane.traffic.reservations import actions
 from controlplane.traffic.reservations.models import (
     LOST,
+    MAX_ID_LENGTH,
     SETTLED,
     SETTLED_KEPT,
     SETTLED_WITHIN,
@@ -171,7 +172,7 @@ def _save_lost(client: redis.Redis, lost: dict[str, int]) -> int:
 def _unknown(ids: Sequence[str]) -> Iterator[str]:
     """Yield those of some ids that SQL does not have and can keep."""
     known = set(Reservation.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    return (one for one in ids if one not in known and len(one) <= Reservation._meta.pk.max_length)
+    return (one for one in ids if one not in known and len(one) <= MAX_ID_LENGTH)
 
 
 def _mark_settled(client: redis.Redis, lost: Iterable[str], now: datetime) -> None:

@@ -167,8 +167,8 @@ class StreamBatch:
         _add_spreads(rows, _load(fields.get("spread", "[]"), "spread"), refused)
         metered, broken = valid("metered", _settled), valid("broken", _broken)
         samples = {} if project else valid("samples", _sample)  # what was learned holds for all projects
-        found = (tuple(of.values()) for of in (rows, metered, broken, samples))
-        batch = cls(entry, batch_id, instance, *found, tuple(refused))
+        counted = tuple(rows.values()), tuple(metered.values()), tuple(broken.values()), tuple(samples.values())
+        batch = cls(entry, batch_id, instance, *counted, tuple(refused))
         if refused and not batch.size:
             raise InvalidBatch(refused[0].reason)
         return batch
@@ -177,6 +177,11 @@ class StreamBatch:
     def size(self) -> int:
         """The number of rows that can be counted."""
         return sum(len(getattr(self, kind)) for kind in KINDS)
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """The names of each row of usage and of each metered one, which begin with a project and a token."""
+        return [row.names for row in self.rows] + [row.names for row in self.metered]
 
     def each(self) -> Iterator[tuple[str, Any]]:
         """Yield the field and the row of all that can be counted."""

@@ -49,7 +49,7 @@ class Claims:
         except NoPermissionError as exc:
             logger.warning("Usage is drained by one process only: %s See `sluicegate-admin store_acl`.", exc)
             self._is_shared = False
-            return [] if self._place else self._client.xrange(self._stream, count=at_most)
+            return [] if self._place else oldest(self._client, self._stream, at_most)
 
     def _left(self, at_most: int) -> list[Entry]:
         """Return entries that an earlier drain has left, which exist only at the start of a run."""
@@ -115,20 +115,25 @@ class Claims:
 
     def keep(self, fields: dict[str, str], to: str, at_most: int) -> None:
         """Add an entry to another stream, which keeps *at_most*."""
-        self._client.xadd(to, fields, maxlen=at_most)  # type: ignore[arg-type]
+        self._client.xadd(to, dict(fields.items()), maxlen=at_most)
 
     def move(self, entry: str, fields: dict[str, str], to: str, at_most: int) -> None:
         """Add an entry to another stream, which keeps *at_most*, and delete it from its own."""
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.xadd(to, fields, maxlen=at_most)  # type: ignore[arg-type]
+            pipe.xadd(to, dict(fields.items()), maxlen=at_most)
             if self._is_shared:
                 pipe.xack(self._stream, GROUP, entry)
             pipe.xdel(self._stream, entry)
             pipe.execute()
 
 
+def oldest(client: redis.Redis, stream: str, at_most: int) -> list[Entry]:
+    """Return the oldest entries of a stream, also those that others have taken. Raises redis-py's errors."""
+    return _entries([(stream, client.xrange(stream, count=at_most))])
+
+
 def _entries(found: object) -> list[Entry]:
     """Return the entries in a reply of XREADGROUP, which is a list or, by RESP3, a dictionary of streams."""
     if isinstance(found, dict):
         return [entry for pages in found.values() for page in pages for entry in page]
-    return [entry for _, entries in found or [] for entry in entries]  # type: ignore[attr-defined]
+    return [entry for _, entries in found for entry in entries] if isinstance(found, list) else []

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import redis
 from django.conf import settings
@@ -141,8 +140,8 @@ def _read(replies: Iterable[tuple[UsageStream, object]]) -> Iterator[tuple[Usage
             logger.error("%s is not a stream, so no usage is read there. It is deleted soon.", stream.key)
         elif isinstance(reply, Exception):
             raise reply
-        else:
-            yield stream, cast("int", reply)
+        elif isinstance(reply, int):
+            yield stream, reply
 
 
 def oldest_ms(client: redis.Redis, lengths: dict[UsageStream, int]) -> int | None:

@@ -25,15 +25,15 @@ from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 
 from controlplane.core import store
-from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
 from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.models import Project
 from controlplane.traffic.usage.counter_names import present_names
 from controlplane.traffic.usage.models import Checkpoint, CheckpointRun
 from enforcement.logs import RateLimitedLogger
+from enforcement.model.instants import DAY_SECONDS, to_us
 from enforcement.model.keys import EARLIER_NAME_LENGTH, GLOBAL_TAG, NAME_LENGTH, WHOLE
-from enforcement.model.limits import DAY_SECONDS, DURABLE_CALENDARS
+from enforcement.model.limits import DURABLE_CALENDARS
 from enforcement.store.base_client import StoreClient
 from enforcement.store.client import STORE_ERRORS, with_library
 from enforcement.store.errors import trouble
@@ -78,7 +78,7 @@ class CheckpointResult:
     complete: bool = False
 
 
-def checkpoint(now: datetime, client: redis.Redis | None = None) -> CheckpointResult:
+def checkpoint(now: datetime, client: StoreClient | None = None) -> CheckpointResult:
     """
     Save changed durable counters and restore lost ones, for at most MOST_SECONDS, and return a CheckpointResult.
 
@@ -244,7 +244,7 @@ def reset(done: Reset) -> None:
 
 def prune(now: datetime) -> int:
     """Delete the checkpoints of ended windows and deleted projects, and return the number of deleted rows."""
-    now_us, oldest_us = microseconds(now) or 0, microseconds(now - LIFETIME_KEPT) or 0
+    now_us, oldest_us = to_us(now), to_us(now - LIFETIME_KEPT)
     over = models.Q(ends_us__gt=0, ends_us__lt=now_us, kept_until_us=None) | models.Q(kept_until_us__lt=now_us)
     over |= models.Q(ends_us=0, last_us__lt=oldest_us)
     known = Project.objects.filter(pk=models.OuterRef("tag"))
@@ -258,7 +258,7 @@ def _not_over() -> models.Q:
 
     The store's clock decides.
     """
-    hour_ago_us = microseconds(timezone.now() - timedelta(hours=1))
+    hour_ago_us = to_us(timezone.now() - timedelta(hours=1))
     return models.Q(ends_us=0) | models.Q(ends_us__gt=hour_ago_us) | models.Q(kept_until_us__gt=hour_ago_us)
 
 
@@ -404,14 +404,15 @@ def _keep(read: list[tuple[str, list[CheckpointReading]]]) -> tuple[int, list[tu
     rows = Checkpoint.objects.filter(tag__in=[tag for tag, _ in read], counter__in=names)
     # Locked in one order, so two runs at the same time wait for each other, and the later one sees the saved rows.
     before = {(row.tag, row.counter): row.as_kept() for row in rows.select_for_update().order_by("tag", "counter")}
-    new, changed, lost = [], [], []
+    new, changed = list[Checkpoint](), list[Checkpoint]()
+    lost: list[tuple[str, list[StoredCheckpoint]]] = []
     for tag, readings in read:
         forgotten = []
         for reading in readings:
             known = before.get((tag, reading.kept.counter))
             if reading.follows(known):
                 (changed if known else new).append(Checkpoint.of(tag, reading.kept))
-            elif reading.forgot(known):
+            elif known and reading.forgot(known):
                 forgotten.append(known)
         if forgotten:
             lost.append((tag, forgotten))

@@ -33,7 +33,7 @@ from controlplane.objects.prices import broken
 from controlplane.objects.projects.models import Token
 from controlplane.traffic.callers import recording
 from controlplane.traffic.stream.batches import MOST_AHEAD, InvalidBatch, Refused, StreamBatch, parse_denials
-from controlplane.traffic.stream.claims import Claims, Entry
+from controlplane.traffic.stream.claims import Claims, Entry, oldest
 from controlplane.traffic.stream.streams import LOCK_TTL_MS, UsageStream, filled
 from controlplane.traffic.usage import rollup
 from controlplane.traffic.usage.folding import folded
@@ -151,7 +151,7 @@ def _drain_in(place: int, client: redis.Redis, now: datetime, done: DrainResult,
     if any(queues):
         more()  # its turn comes after that of the tasks which wait meanwhile, and before that of the schedule
     while not place and time.monotonic() < deadline:
-        denials = client.xrange(store.keys().denials, count=ENTRIES_AT_ONCE)
+        denials = oldest(client, store.keys().denials, ENTRIES_AT_ONCE)
         if not denials:
             break
         _drain_denials(client, denials, now)
@@ -235,7 +235,7 @@ def _forget_older(project: str) -> None:
         saved.filter(at__lte=at).delete()
 
 
-def _drain_denials(client: redis.Redis, entries: list[tuple[str, dict[str, str]]], now: datetime) -> None:
+def _drain_denials(client: redis.Redis, entries: list[Entry], now: datetime) -> None:
     """
     Save the sampled denials, and then delete their entries. An entry that cannot be read is only deleted.
 
@@ -256,7 +256,7 @@ def _readable(source: Source, entries: list[Entry], now: datetime, done: DrainRe
         except InvalidBatch as exc:
             _reject(source, entry, fields, str(exc), done)
     if project:
-        is_foreign = foreign_to([row.names for batch in batches for row in (*batch.rows, *batch.metered)], project)
+        is_foreign = foreign_to([names for batch in batches for names in batch.names], project)
         batches = folded([batch.without(is_foreign) for batch in batches], project)
     yield from batches
 

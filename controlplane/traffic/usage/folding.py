@@ -42,7 +42,7 @@ def folded(batches: Sequence[StreamBatch], project: str) -> list[StreamBatch]:
     """
     rows = [row for batch in batches for row in batch.rows]
     metered = [row for batch in batches for row in batch.metered]
-    tokens = _unknown_tokens({row.names[1] for row in (*rows, *metered)}, project)
+    tokens = _unknown_tokens({names[1] for batch in batches for names in batch.names}, project)
     limit_of = _limits({row.names[2:] for row in rows}, project)
     beyond = _beyond({_metered_of(row) for row in metered}, project)
     if not (tokens or limit_of or beyond):
@@ -95,7 +95,8 @@ def _limits(names: set[tuple[str, ...]], project: str) -> dict[tuple[str, ...], 
 
 def _metered_of(row: SettledRow) -> _Metered:
     """Return the day of a row, and what it names besides the token."""
-    return start_of("day", row.at), *row.names[2:], row.price_revision
+    _, _, model, settled_as = row.names
+    return start_of("day", row.at), model, settled_as, row.price_revision
 
 
 def _beyond(names: set[_Metered], project: str) -> set[_Metered]:

@@ -13,12 +13,12 @@ from functools import cache
 
 from django.db.models import QuerySet
 
-from controlplane.core.periods import KEPT, start_of
+from controlplane.core.periods import COUNTS, KEPT, start_of
 from controlplane.core.tables.partitions import PartitionedTable
 from controlplane.core.transactions import RowsLeft, delete_in_pieces
 from controlplane.core.upserts import Keyed, Statement, Sums, execute, sum_in_sql, summed, upserts
 from controlplane.objects.prices.models import BrokenBound
-from controlplane.traffic.stream.batches import COUNTS, SAMPLE_NUMBERS, Row, SampleRow, SettledRow
+from controlplane.traffic.stream.batches import SAMPLE_NUMBERS, Row, SampleRow, SettledRow
 from controlplane.traffic.usage import months as months
 from controlplane.traffic.usage.models import (
     DecisionCount,
@@ -153,7 +153,7 @@ def prune(now: datetime) -> int:
 
     On PostgreSQL, the rows of a past day are dropped with their partition and not counted.
     """
-    old = []
+    old: list[QuerySet] = []
     for model, table in tables().items():
         if dropped := table.maintain(now):
             logger.info("Usage: dropped of %s: %s", table.name, ", ".join(dropped))

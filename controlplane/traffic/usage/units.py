@@ -63,7 +63,7 @@ def zone_advice(limit: LimitValue, zones: Iterable[str]) -> str:
 
 def zones_of(*policies: Policy) -> dict[str, set[str]]:
     """Return by policy the time zones of the project that owns it, or of those that have a shared one."""
-    zones = {policy.pk: {policy.project.time_zone} if policy.project_id else set[str]() for policy in policies}
+    zones = {policy.pk: {policy.project.time_zone} if policy.project else set[str]() for policy in policies}
     shared = [policy.pk for policy in policies if not (policy.project_id or policy._state.adding)]
     if shared:
         rows = Project.objects.filter(policy__in=shared).values_list("policy", "time_zone").distinct()
