@@ -17,7 +17,7 @@ from enforcement.store.errors import LibraryMissing, StoreError
 
 
 @dataclass(slots=True)
-class Answer:
+class StoreAnswer:
     """
     The store's answer to a request on counters of one slot.
 
@@ -36,9 +36,9 @@ class Answer:
     error: StoreError | None = None
 
 
-NOT_ASKED: Final = Answer()
-NOT_RESTORED: Final = Answer(cause="not_restored")
-AWAY: Final = Answer(cause="away")
+NOT_ASKED: Final = StoreAnswer()
+NOT_RESTORED: Final = StoreAnswer(cause="not_restored")
+AWAY: Final = StoreAnswer(cause="away")
 
 
 class Asker:
@@ -57,7 +57,7 @@ class Asker:
 
     def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
         """
-        Yield the commands that decide a request on counters of one slot, and return an :class:`Answer`.
+        Yield the commands that decide a request on counters of one slot, and return a :class:`StoreAnswer`.
 
         Args:
             registers: Whether the store must first register the attribute values that are new to it. A value that its
@@ -72,19 +72,19 @@ class Asker:
                 reply, overflowed = request.read((yield from self.calling(command, result)), registers=registers)
             except StoreError as exc:
                 self._failed(exc)
-                return Answer(cause=exc.cause, error=exc)
+                return StoreAnswer(cause=exc.cause, error=exc)
             if reply.decided:
-                return Answer(reply, overflowed)
+                return StoreAnswer(reply, overflowed)
             if reply.lost:
                 health.lost_counters.add(request.plan.durable_sets)
                 return NOT_RESTORED
             result, now_us = None, reply.now_us
-        return Answer(cause="calendar")
+        return StoreAnswer(cause="calendar")
 
     def paying(self, plan: Plan) -> Steps:
         """
-        Yield the commands that replay what this process owes to the counters of a plan, and return None, or an Answer
-        that says why that failed.
+        Yield the commands that replay what this process owes to the counters of a plan, and return None, or a
+        :class:`StoreAnswer` that says why that failed.
         """
         health = self._health
         batches = health.owed_to(plan)
@@ -96,7 +96,7 @@ class Asker:
                     return NOT_RESTORED
             except StoreError as exc:
                 health.not_replayed(batch, exc)
-                return Answer(cause=exc.cause)
+                return StoreAnswer(cause=exc.cause)
         return None
 
     def calling(self, command: bytes, result: object = None) -> Steps:

@@ -16,7 +16,7 @@ from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from enforcement.engine.asking import AWAY, NOT_ASKED, NOT_RESTORED, Answer, Asker
+from enforcement.engine.asking import AWAY, NOT_ASKED, NOT_RESTORED, Asker, StoreAnswer
 from enforcement.failover.health import Health
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.model.partitions import TRUST_SECONDS
@@ -438,7 +438,7 @@ class Decider:
 
     # Decisions without the store.
 
-    def _fall_back(self, request: Request[LivePlan], answer: Answer = NOT_ASKED) -> Decision:
+    def _fall_back(self, request: Request[LivePlan], answer: StoreAnswer = NOT_ASKED) -> Decision:
         """
         Decide a request in this process, count the decision as a fallback, and return it.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from enforcement.engine.asking import AWAY, NOT_RESTORED, Answer, Asker
+from enforcement.engine.asking import AWAY, NOT_RESTORED, Asker, StoreAnswer
 from enforcement.failover.health import Health
 from enforcement.http.own_limits import OwnLimit, OwnLimits, Reading, own_limits
 from enforcement.model.keys import Keys
@@ -100,7 +100,7 @@ class OwnLimitReader:
         return parts
 
     def _asking(self, plan: Plan) -> Steps:
-        """Yield the commands that read the counters of one slot, and return an :class:`Answer`."""
+        """Yield the commands that read the counters of one slot, and return a :class:`StoreAnswer`."""
         health = self._health
         if health.is_away(plan.keys[0]):
             return AWAY
@@ -128,7 +128,7 @@ def _plain(bound: BoundLimit) -> BoundLimit:
     return replace(bound, limit=replace(bound.limit, quota=MAX_NUMBER, rollover=None, published=True), scope="key")
 
 
-def _readings(plan: Plan, answer: Answer) -> Iterator[Reading]:
+def _readings(plan: Plan, answer: StoreAnswer) -> Iterator[Reading]:
     """Yield a reading for each counter of a plan, in the order of its bounds, without those that are read as plain."""
     reply = answer.reply
     assert reply is not None

@@ -19,7 +19,7 @@ from struct import pack
 from time import monotonic
 from typing import Any, Final
 
-from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Answer, Asker
+from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Asker, StoreAnswer
 from enforcement.failover.health import Health
 from enforcement.leases.manager import LeaseKeeper
 from enforcement.plan.binding import BoundLimit
@@ -55,7 +55,7 @@ class _Outcome:
 
     part: Part
     request: Request[LivePlan]
-    answer: Answer
+    answer: StoreAnswer
     overflowed: Sequence[int]
     reply: Reply
     reason: str

@@ -28,7 +28,7 @@ from enforcement.policy_files.fields import (
     read_limit,
     without_defaults,
 )
-from enforcement.policy_files.source import MAX_BYTES, InvalidFile, InvalidFiles, Path, Source
+from enforcement.policy_files.source import MAX_BYTES, FileSource, InvalidFile, InvalidFiles, Path
 
 VERSION: Final = "sluicegate/v1"
 MAX_POLICIES: Final = 1_000
@@ -59,7 +59,7 @@ class PolicyFile:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     token_overrides: dict[str, dict[str, Any]] | None = None
     chosen_global: tuple[str | None, ...] = ()
-    source: Source | None = field(default=None, compare=False, repr=False)
+    source: FileSource | None = field(default=None, compare=False, repr=False)
 
     @property
     def all_overrides(self) -> dict[str, dict[str, Any]]:
@@ -68,7 +68,7 @@ class PolicyFile:
 
     def error(self, path: Path, reason: str) -> InvalidFile:
         """Return an error of the value at a path."""
-        return (self.source or Source("plan")).error(path, reason)
+        return (self.source or FileSource("plan")).error(path, reason)
 
     @property
     def source_name(self) -> str:
@@ -99,7 +99,7 @@ def has_ended(override: Mapping[str, Any], now: datetime) -> bool:
     return "ends_at" in override and datetime.fromisoformat(override["ends_at"]) <= now
 
 
-def from_source(source: Source) -> PolicyFile:
+def from_source(source: FileSource) -> PolicyFile:
     """Return what a policy file says. Raises InvalidFiles."""
     reader = _Reader(source)
     found = reader.file()
@@ -143,7 +143,7 @@ def _size(value: Any) -> str:
 class _Reader:
     """Reads the values of a file, and collects what is wrong with them."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: FileSource) -> None:
         self.source = source
         self.errors: list[InvalidFile] = []
 

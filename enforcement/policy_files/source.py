@@ -41,7 +41,7 @@ class InvalidFiles(ValueError):
 
 
 @dataclass(slots=True)
-class Source:
+class FileSource:
     """
     The values of a file, and where they are.
 

@@ -42,7 +42,7 @@ class Denials:
         self._queues = queues
         self._given_back = 0
 
-    def known(self, plan: LivePlan, denial: Denial, costs: Costs) -> Decision | None:
+    def known(self, plan: LivePlan, denial: CachedDenial, costs: Costs) -> Decision | None:
         """
         Count and return the cached denial of a plan, or return None if it has ended or is for other costs.
 
@@ -87,7 +87,7 @@ class Denials:
         wait = DENIAL_SECONDS if min(waits) < 0 else min(DENIAL_SECONDS, max(waits) / 1_000_000)
         states = states_of(plan.bounds, costs, decision.reply, False)
         recalled = self._counts.cell("denial_cache", decision.reason)
-        plan.denied = Denial(
+        plan.denied = CachedDenial(
             decision, own_costs(costs), wait, self._given_back, self._documents.generation, states, recalled
         )
 
@@ -102,7 +102,7 @@ class Denials:
             self._queues.returned(keys)
 
 
-class Denial:
+class CachedDenial:
     """
     One cached denial.
 

@@ -89,7 +89,7 @@ class LivePlan(Plan):
         lease: Its lease (:class:`~enforcement.state.lease.Lease`), or the leases of some of its parts
             (:class:`~enforcement.state.parts.PartLeases`). None if no permits may be leased.
         asking: One object for each request that may wait, and for which the store is asked now.
-        denied: Its cached denial (:class:`~enforcement.state.denial_cache.Denial`). None if there is none.
+        denied: Its cached denial (:class:`~enforcement.state.denial_cache.CachedDenial`). None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
         command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
         record: The instance that recorded reservations last, the hash tag of their records, and how these begin. None

@@ -45,7 +45,7 @@ class NoNames:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class ObjectField:
     """
     A field of an object.
 
@@ -88,63 +88,63 @@ def _seconds(value: Any, _record: Record, _names: Names) -> str:
 
 
 METERING = {
-    "estimate": Field("Input estimate", values={"bound": "upper bound (denied if unbounded)"}),
-    "default_cap": Field("Default output cap", "standard", words=_tokens),
-    "part_tokens": Field("Tokens per {}", "standard", words=_tokens),
-    "on_disconnect": Field(
+    "estimate": ObjectField("Input estimate", values={"bound": "upper bound (denied if unbounded)"}),
+    "default_cap": ObjectField("Default output cap", "standard", words=_tokens),
+    "part_tokens": ObjectField("Tokens per {}", "standard", words=_tokens),
+    "on_disconnect": ObjectField(
         "When the client disconnects", values={"free": "cancel the call", "drain": "read the response to the end"}
     ),
-    "clamp_at_least": Field("Reduce output caps", "never (deny instead)", words=_floor),
-    "lost_after": Field("Lost requests are settled as their estimates", words=_seconds),
+    "clamp_at_least": ObjectField("Reduce output caps", "never (deny instead)", words=_floor),
+    "lost_after": ObjectField("Lost requests are settled as their estimates", words=_seconds),
 }
 _NO_POLICY = "none (these requests are denied)"
 # Fields that mean the same for each kind of object.
 COMMON = {
-    "id": Field("Id"),
-    "managed_by": Field("Managed by", "admin and API"),
-    "project": Field("Project"),
-    "projects": Field("Projects"),
-    "within": Field("In project", "all projects"),
-    "labels": Field("Label {}", "not set"),
-    "expires_at": Field("Expires", "never"),
-    "ends_at": Field("Ends", "never"),
-    "revoked_at": Field("Revoked", "no"),
-    "ended_at": Field("Ended", "no"),
-    "began_at": Field("Began"),
-    "settled_at": Field("Settled", "no"),
-    "delivered_at": Field("Delivered", "no"),
-    "suspended_until": Field("Suspended until", "not suspended"),
-    "zone": Field("Time zone", "UTC"),
-    "time_zone": Field("Time zone", "UTC"),
-    "amount": Field("Amount", words=_money),
-    "sealed": Field("Secret", "not set", words=lambda value, _record, _names: f"set (digest {value})"),
-    "input": Field("Input", words=_rate),
-    "output": Field("Output", words=_rate),
-    "cached_input": Field("Cached input", words=_rate),
-    "cache_write": Field("Cache write", words=_rate),
-    "calls": Field("Calls", words=_rate),
+    "id": ObjectField("Id"),
+    "managed_by": ObjectField("Managed by", "admin and API"),
+    "project": ObjectField("Project"),
+    "projects": ObjectField("Projects"),
+    "within": ObjectField("In project", "all projects"),
+    "labels": ObjectField("Label {}", "not set"),
+    "expires_at": ObjectField("Expires", "never"),
+    "ends_at": ObjectField("Ends", "never"),
+    "revoked_at": ObjectField("Revoked", "no"),
+    "ended_at": ObjectField("Ended", "no"),
+    "began_at": ObjectField("Began"),
+    "settled_at": ObjectField("Settled", "no"),
+    "delivered_at": ObjectField("Delivered", "no"),
+    "suspended_until": ObjectField("Suspended until", "not suspended"),
+    "zone": ObjectField("Time zone", "UTC"),
+    "time_zone": ObjectField("Time zone", "UTC"),
+    "amount": ObjectField("Amount", words=_money),
+    "sealed": ObjectField("Secret", "not set", words=lambda value, _record, _names: f"set (digest {value})"),
+    "input": ObjectField("Input", words=_rate),
+    "output": ObjectField("Output", words=_rate),
+    "cached_input": ObjectField("Cached input", words=_rate),
+    "cache_write": ObjectField("Cache write", words=_rate),
+    "calls": ObjectField("Calls", words=_rate),
 }
 # Kinds whose records have rules for metered requests.
 METERED = ("policy", "policydraft")
 OWN = {
     "policy": {
-        "project": Field("Project", "all projects"),
-        "is_global": Field("Applies to", values={False: "its tokens and projects", True: "every request"}),
+        "project": ObjectField("Project", "all projects"),
+        "is_global": ObjectField("Applies to", values={False: "its tokens and projects", True: "every request"}),
     },
     "project": {
-        "anonymous_policy": Field("Policy for requests without a token", _NO_POLICY),
-        "token_policy": Field("Policy for new tokens"),
-        "active": Field("Status", values={True: "active", False: "inactive (its tokens are denied)"}),
-        "partition_cap": Field("Values counted per limit", "the installation's"),
-        "time_zone": Field("Time zone of statements", "UTC"),
-        "has_intake": Field("Takes metered usage", "no"),
+        "anonymous_policy": ObjectField("Policy for requests without a token", _NO_POLICY),
+        "token_policy": ObjectField("Policy for new tokens"),
+        "active": ObjectField("Status", values={True: "active", False: "inactive (its tokens are denied)"}),
+        "partition_cap": ObjectField("Values counted per limit", "the installation's"),
+        "time_zone": ObjectField("Time zone of statements", "UTC"),
+        "has_intake": ObjectField("Takes metered usage", "no"),
     },
     "override": {
-        "quota": Field("Quota", words=_permits),
-        "burst": Field("Burst", "the limit's", words=_permits),
-        "partition": Field("Values", "all"),
+        "quota": ObjectField("Quota", words=_permits),
+        "burst": ObjectField("Burst", "the limit's", words=_permits),
+        "partition": ObjectField("Values", "all"),
     },
-    "token": {"policy": Field("Policy", "that of its project")},
+    "token": {"policy": ObjectField("Policy", "that of its project")},
 }
 
 
@@ -158,12 +158,12 @@ def metering_of(record: Record) -> dict[str, Any]:
     return {name: getattr(rules, name) for name in METERING}
 
 
-def field_of(kind: str, path: Path) -> Field:
+def field_of(kind: str, path: Path) -> ObjectField:
     """Return the field of an object to which a path leads. One that nobody knows has the label of its name."""
     if path[0] == "metering" and path[1:2] and path[1] in METERING:
         return METERING[path[1]]
     own = OWN.get(kind, {})
-    return own.get(path[0]) or COMMON.get(path[0]) or Field(" ".join(path).replace("_", " ").capitalize())
+    return own.get(path[0]) or COMMON.get(path[0]) or ObjectField(" ".join(path).replace("_", " ").capitalize())
 
 
 def label_of(kind: str, path: Path) -> str:

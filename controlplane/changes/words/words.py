@@ -94,11 +94,11 @@ def lines_in_full(one: ObjectChange, names: Names) -> list[Line]:
     return list(_new(one.kind, one.after or {}, names))
 
 
-def lines_of_fields(one: ObjectChange, fields: Collection[str], names: Names) -> list[Line]:
-    """Return what changes in some fields of an object that stays there, in words."""
+def lines_without(one: ObjectChange, fields: Collection[str], names: Names) -> list[Line]:
+    """Return what changes in an object that stays there, in words, without some of its fields."""
     if one.before is None or one.after is None:
         return []
-    found = (difference for difference in one.differences if difference.path[0] in fields)
+    found = (difference for difference in one.differences if difference.path[0] not in fields)
     return [_line(one.kind, difference, one.before, one.after, names) for difference in found]
 
 

@@ -27,7 +27,7 @@ Placed = tuple[ObjectChange, Path]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ApplyOptions:
     """
     What somebody wants beside the files.
 
@@ -46,7 +46,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WantedPlan:
     """
     What some files want.
 
@@ -61,7 +61,7 @@ class Plan:
     state: str
 
 
-def wanted_by(files: Sequence[PolicyFile], options: Options, visible: Visible, now: datetime) -> Plan:
+def wanted_by(files: Sequence[PolicyFile], options: ApplyOptions, visible: Visible, now: datetime) -> WantedPlan:
     """
     Return what some files want, and lock what they are about. An open change may then write it.
 
@@ -87,7 +87,7 @@ def wanted_by(files: Sequence[PolicyFile], options: Options, visible: Visible, n
     if errors:
         raise InvalidFiles(errors)
     objects = tuple(changed for changed, _, _ in found)
-    return Plan(Change(objects, tuple(stays)), [(file, path) for _, file, path in found], present.digest)
+    return WantedPlan(Change(objects, tuple(stays)), [(file, path) for _, file, path in found], present.digest)
 
 
 def _taken(found: Iterable[tuple[ObjectChange, PolicyFile, Path]]) -> Iterator[InvalidFile]:
@@ -103,7 +103,7 @@ class _Wanted:
     """What one file wants, with what stays and with what is wrong in it."""
 
     file: PolicyFile
-    options: Options
+    options: ApplyOptions
     visible: Visible
     present: PresentState
     now: datetime

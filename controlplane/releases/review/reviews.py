@@ -25,13 +25,14 @@ from controlplane.changes.words.effects import (
     effects,
     headline,
 )
-from controlplane.changes.words.fields import NoNames, Record
-from controlplane.changes.words.words import Line, lines_of_fields
+from controlplane.changes.words.fields import Record
+from controlplane.changes.words.words import Line, lines_without
 from controlplane.core.money import permits
 from controlplane.core.optional import PREVIEW, USAGE, optional
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.actions import replace_limits
 from controlplane.objects.policies.models import Policy
+from controlplane.objects.policies.names import Names
 from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.preview.judging import Unknown
 from controlplane.releases.preview.supposed import SAVED, Supposed
@@ -54,8 +55,8 @@ MOST_TOLD = 40
 SHADOW, ENFORCE = "shadow", "enforce"
 # Whose requests a limit of the global policy counts together.
 EVERYTHING = "all projects together"
-# Fields of a policy that no enforcer decides by.
-NAMED = ("slug", "name", "description")
+# Fields whose effects a review tells of.
+TOLD = ("limits", "metering", "policy", "anonymous_policy", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,9 @@ class Review:
 
     @property
     def named(self) -> list[Line]:
-        """What changes in a policy and is felt by nobody, in words. Nothing of a new one."""
-        return [line for one in self.change.objects for line in lines_of_fields(one, NAMED, NoNames())]
+        """What else changes in the objects that stay there, in words."""
+        names = Names.of_change(self.change)
+        return [line for one in self.change.objects for line in lines_without(one, TOLD, names)]
 
     @property
     def limits(self) -> Sequence[Record]:

@@ -24,7 +24,7 @@ from controlplane.objects.policies.names import Names
 from controlplane.operations.jobs.actions import author_of
 from controlplane.operations.jobs.kinds import FailedWithResult, kind
 from controlplane.operations.jobs.models import Job
-from controlplane.releases.apply.wanted import Options, Plan, wanted_by
+from controlplane.releases.apply.wanted import ApplyOptions, WantedPlan, wanted_by
 from controlplane.releases.publishing.publisher import last_revision
 from controlplane.releases.publishing.writing import write
 from controlplane.releases.review.reviews import review_of
@@ -44,7 +44,7 @@ from controlplane.web.restkit.writes.trials import MOST_LISTED, Trial, TrialSeri
 from enforcement.policy_files.clashes import clashes
 from enforcement.policy_files.policy_file import PolicyFile, from_source
 from enforcement.policy_files.schema import ADDRESS as FILE_SCHEMA
-from enforcement.policy_files.source import MAX_BYTES, InvalidFile, InvalidFiles, Path, Source
+from enforcement.policy_files.source import MAX_BYTES, FileSource, InvalidFile, InvalidFiles, Path
 
 MOST_FILES = 100
 # A preview of each takes as long as a few statements of the largest tables.
@@ -72,7 +72,7 @@ MOST_SHOWN = 1_000
         "example": {"apiVersion": "sluicegate/v1", "project": {"slug": "chat"}, "policies": []},
     }
 )
-class FileField(serializers.Field):
+class PolicyFileField(serializers.Field):
     """A policy file, which is read with its places."""
 
     def to_internal_value(self, data: Any) -> Any:
@@ -101,7 +101,7 @@ class OptionsSerializer(StrictSerializer):
 
 
 class ApplySerializer(StrictSerializer):
-    files = serializers.ListField(child=FileField(), allow_empty=False, max_length=MOST_FILES)
+    files = serializers.ListField(child=PolicyFileField(), allow_empty=False, max_length=MOST_FILES)
     options = OptionsSerializer(required=False)
     state = StringField(
         required=False,
@@ -180,7 +180,7 @@ class ApplyView(ApiView):
     scopes = {"apply": "policies:read"}
     conditional = False
     most_bytes = MAX_BYTES
-    plan: Plan | None = None
+    plan: WantedPlan | None = None
 
     @extend_schema(responses={200: AppliedSerializer, 202: JobSerializer})
     def apply(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -263,7 +263,7 @@ def apply_in_a_job(job: Job) -> bool:
 
 def _planned(
     files: Sequence[PolicyFile], asked: Mapping[str, Any], access: Access, *, is_tried: bool
-) -> tuple[Plan, list[str]]:
+) -> tuple[WantedPlan, list[str]]:
     """
     Return what files change now, and what the key may not change of it, in sentences.
 
@@ -274,12 +274,12 @@ def _planned(
     """
     _check_reading(files, access)
     with _errors_of(files):
-        plan = wanted_by(files, Options(**asked.get("options", {})), access, timezone.now())
+        plan = wanted_by(files, ApplyOptions(**asked.get("options", {})), access, timezone.now())
     _check_state(plan, asked)
     return plan, _check_writing(plan.change, access, is_tried=is_tried)
 
 
-def _made(tx: OpenChange, files: Sequence[PolicyFile], plan: Plan, stays: Sequence[str]) -> dict[str, Any]:
+def _made(tx: OpenChange, files: Sequence[PolicyFile], plan: WantedPlan, stays: Sequence[str]) -> dict[str, Any]:
     """Make what a plan says, and return the body of the response, without the revision."""
     with _errors_of(files, plan):
         write(tx, plan.change)
@@ -295,7 +295,7 @@ def _check_reading(files: Sequence[PolicyFile], access: Access) -> None:
             raise InsufficientScope(scope)
 
 
-def _check_state(plan: Plan, asked: Mapping[str, Any]) -> None:
+def _check_state(plan: WantedPlan, asked: Mapping[str, Any]) -> None:
     """Raise PlanChanged unless the state, or the newest revision, is what the request says."""
     if asked.get("state", plan.state) != plan.state:
         raise PlanChanged(plan.state)
@@ -337,7 +337,7 @@ def _read(values: Sequence[Any]) -> list[PolicyFile]:
     files, errors = [], []
     for index, one in enumerate(values):
         try:
-            files.append(from_source(Source(f"#/{FILES}/{index}", one)))
+            files.append(from_source(FileSource(f"#/{FILES}/{index}", one)))
         except InvalidFiles as exc:
             errors += exc.errors
     errors += clashes(files)
@@ -363,7 +363,7 @@ def _invalid(errors: Iterable[tuple[Path, str, str]]) -> ValidationError:
 
 
 @contextmanager
-def _errors_of(files: Sequence[PolicyFile], plan: Plan | None = None) -> Iterator[None]:
+def _errors_of(files: Sequence[PolicyFile], plan: WantedPlan | None = None) -> Iterator[None]:
     """Raise what the block finds wrong as errors of the files. Those of models have the places of a *plan*."""
     try:
         yield
@@ -381,7 +381,7 @@ def _errors_of(files: Sequence[PolicyFile], plan: Plan | None = None) -> Iterato
         raise _invalid(errors) from exc
 
 
-def _body(plan: Plan, stays: Sequence[str]) -> dict[str, Any]:
+def _body(plan: WantedPlan, stays: Sequence[str]) -> dict[str, Any]:
     """Return what a plan changed, without its revision."""
     objects = plan.change.objects
     shown = Change(objects[:MOST_SHOWN])

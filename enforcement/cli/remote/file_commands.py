@@ -212,12 +212,13 @@ def apply(
         if not as_json:
             _show_plan(made)
         confirm("Apply this?", yes=yes or not made.steps, quiet=as_json)
-        outcome = _apply(server, made, reason or f"sluicegate apply {file or saved}"[:500]) if made.steps else Outcome()
+        why = reason or f"sluicegate apply {file or saved}"[:500]
+        outcome = _apply(server, made, why) if made.steps else FileOutcome()
     _show_outcome(made, outcome, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FileOutcome:
     """
     What became of a plan.
 
@@ -234,22 +235,22 @@ class Outcome:
     warnings: Sequence[Mapping[str, str]] = ()
 
 
-def _apply(server: ControlPlane, made: FilePlan, reason: str) -> Outcome:
+def _apply(server: ControlPlane, made: FilePlan, reason: str) -> FileOutcome:
     """Make what a plan says, and return what became of it."""
     try:
         with _ended_like_ctrl_c():
             reply = carry_out(server, made, reason)
     except Moved as exc:
-        return Outcome(MOVED, str(exc))
+        return FileOutcome(MOVED, str(exc))
     except (RequestRefused, InvalidFiles) as exc:
-        return Outcome(REFUSED, str(exc))
+        return FileOutcome(REFUSED, str(exc))
     except JobUnread as exc:
-        return Outcome(UNKNOWN, str(exc))
+        return FileOutcome(UNKNOWN, str(exc))
     except ServerAway as exc:
-        return Outcome(UNKNOWN, f"{exc} {_MAY_BE_DONE}") if exc.sent else Outcome(REFUSED, str(exc))
+        return FileOutcome(UNKNOWN, f"{exc} {_MAY_BE_DONE}") if exc.sent else FileOutcome(REFUSED, str(exc))
     except KeyboardInterrupt:
-        return Outcome(INTERRUPTED, f"Interrupted. {_MAY_BE_DONE}")
-    return Outcome(revision=reply.revision, warnings=reply.body["warnings"])
+        return FileOutcome(INTERRUPTED, f"Interrupted. {_MAY_BE_DONE}")
+    return FileOutcome(revision=reply.revision, warnings=reply.body["warnings"])
 
 
 @contextmanager
@@ -305,7 +306,7 @@ def _show_warnings(warnings: Iterable[Mapping[str, str]]) -> None:
     show(*(f"Warning: policy {one['policy']}, {one['limit']}: {one['message']}" for one in warnings), error=True)
 
 
-def _show_outcome(made: FilePlan, outcome: Outcome, *, as_json: bool) -> None:
+def _show_outcome(made: FilePlan, outcome: FileOutcome, *, as_json: bool) -> None:
     is_done = not outcome.status
     if as_json:
         steps = {"done": made.steps if is_done else [], "left": [] if is_done else made.steps}

@@ -12,7 +12,7 @@ import jsonschema_rs
 
 from enforcement.policy_files.policy_file import from_source
 from enforcement.policy_files.schema import schema
-from enforcement.policy_files.source import InvalidFiles, Source
+from enforcement.policy_files.source import FileSource, InvalidFiles
 
 VALID = jsonschema_rs.Draft202012Validator(schema()).is_valid
 MATCHED = {"methods": ["GET"], "path": "/v1/*", "attributes": {"model": "gpt-*", "tier": ["a", "b"]}}
@@ -44,7 +44,7 @@ ONLY_VALIDATE = re.compile(r"printable characters only|IANA name|given once|RFC 
 def reason_of(values: Any) -> str:
     """Return why `validate` refuses values, or "" if it accepts them."""
     try:
-        from_source(Source("f.yaml", values))
+        from_source(FileSource("f.yaml", values))
     except InvalidFiles as exc:
         return str(exc)
     return ""

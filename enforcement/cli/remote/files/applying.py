@@ -19,7 +19,7 @@ from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.rest import ControlPlane, RequestRefused, RestReply, ServerAway, errors_in
 from enforcement.cli.remote.screen import change_words
 from enforcement.policy_files.policy_file import PolicyFile, from_source
-from enforcement.policy_files.source import InvalidFile, InvalidFiles, Source
+from enforcement.policy_files.source import FileSource, InvalidFile, InvalidFiles
 
 FORMAT: Final = "sluicegate-plan/2"
 FORMER: Final = "sluicegate-plan/1"
@@ -232,7 +232,7 @@ def saved_wish(text: str, url: str) -> Wish:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InvalidPlan(f"{expected}.")
     try:
-        file, options = from_source(Source("plan", values["file"])), Options(**values["options"])
+        file, options = from_source(FileSource("plan", values["file"])), Options(**values["options"])
         state, made_for = values["base"]["state"], values["url"]
     except KeyError as exc:
         raise InvalidPlan(f"{expected}, but has no {exc}.") from None

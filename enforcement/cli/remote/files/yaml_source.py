@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from enforcement.policy_files.policy_file import PolicyFile, from_source
-from enforcement.policy_files.source import MAX_BYTES, InvalidFile, Path, Source
+from enforcement.policy_files.source import MAX_BYTES, FileSource, InvalidFile, Path
 
 MAX_DEPTH: Final = 12
 _TAG: Final = "tag:yaml.org,2002:"
@@ -27,7 +27,7 @@ _SURROGATE: Final = re.compile("[\\ud800-\\udfff]")
 _FAST: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_yaml(name: str, text: str) -> Source:
+def read_yaml(name: str, text: str) -> FileSource:
     """
     Return what a YAML file has.
 
@@ -59,9 +59,9 @@ class _Composer:
     """Makes values of the events of a parser, and refuses what is more than it looks like."""
 
     def __init__(self, name: str) -> None:
-        self._source = Source(name)
+        self._source = FileSource(name)
 
-    def file(self, events: Iterator[Any]) -> Source:
+    def file(self, events: Iterator[Any]) -> FileSource:
         """Return the file. Raises InvalidFile, and yaml.YAMLError."""
         next(events)  # the stream begins
         if isinstance(next(events), yaml.DocumentStartEvent):

@@ -63,6 +63,16 @@ def test_a_project_gets_another_policy_after_its_review(as_ann, token, strict, p
     assert (token.project.policy.slug, AuditEntry.objects.get().reason) == ("strict", "Cost")
 
 
+def test_the_review_names_what_else_changes(as_ann, token, strict, project_form):
+    """Whatever is confirmed with the policy is shown with it."""
+    changed = {"policy": strict.pk, "partition_cap": 500, "token_policy": strict.pk}
+
+    page = html_of(as_ann.post(f"{PROJECTS}{token.project_id}/change/", project_form | changed))
+
+    assert "Values counted per limit: 10,000 → 500" in page
+    assert "Policy for new tokens: none → strict" in page
+
+
 def test_a_token_that_loses_its_policy_is_reviewed(as_ann, token):
     """All of its limits go, so nothing of it would be limited, which is no lack of data."""
     fields = {"name": "web", "policy": "", "labels": "team = red", "seen_version": version_of(token)}
