@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from struct import unpack_from
+from typing import Any, Protocol
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError
@@ -204,7 +205,14 @@ def _look(client: Redis, keys: Keys, rules: list[Rule], now_us: int) -> list[tup
     return [seen[rule.index] for rule in rules]
 
 
-def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
+class CommandClient(Protocol):
+    """What sends a command to the store, such as a client of redis-py."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Return the reply to a command. Raises redis-py's errors."""
+
+
+def look(client: CommandClient, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int, list[tuple[LimitState, int]]]:
     """
     Return the store's time in microseconds since the epoch, and for each counter its state and its used permits.
     Nothing is charged.
@@ -218,7 +226,7 @@ def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int,
     plan = Plan(tuple(bounds))
     for _ in range(2):  # Try again if the store's clock is in another calendar window.
         arguments = commands.decide_arguments(Request(plan, 0, charge=False), now_us, clock=False)
-        raw = client.execute_command(*arguments, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        raw = client.execute_command(*arguments, NEVER_DECODE=True)
         reply = read(raw, len(plan.bounds))
         if reply.lost:
             raise BusyLoadingError("The store is restoring its counters.")
@@ -233,9 +241,9 @@ def look(client: Redis, bounds: Sequence[BoundLimit], now_us: int) -> tuple[int,
     return reply.now_us, list(zip(states, used, strict=True))
 
 
-def _used_of(client: Redis, bound: BoundLimit, now_us: int) -> int:
+def _used_of(client: CommandClient, bound: BoundLimit, now_us: int) -> int:
     """Return the used permits of a limit with a rollover, of which a reply only tells what remains."""
-    value = client.execute_command("GET", bound.key, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+    value = client.execute_command("GET", bound.key, NEVER_DECODE=True)
     used, ends_us = unpack_from(">dd", value) if value and len(value) >= 16 else (0, 0)
     return int(used) if now_us < ends_us else 0
 

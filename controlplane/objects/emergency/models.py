@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -31,16 +31,16 @@ def concerning(projects: models.QuerySet[Project]) -> Q:
     return Q(project__in=projects) | Q(token__project__in=projects) | Q(within__in=projects)
 
 
-class SuspensionQuerySet(models.QuerySet["Suspended"]):
-    def concerning(self, project: Project) -> "SuspensionQuerySet":
+class SuspensionQuerySet[S: "Suspended"](models.QuerySet[S]):
+    def concerning(self, project: Project) -> Self:
         """Return a query of what is suspended of this project or in it, without what is in all projects."""
         return self.filter(Q(project=project) | Q(token__project=project) | Q(within=project))
 
-    def in_force(self, now: datetime) -> "SuspensionQuerySet":
+    def in_force(self, now: datetime) -> Self:
         """Return a query of those whose end is not over. Enforcers ignore the others, and a task ends them."""
         return self.exclude(ends_at__lte=now)
 
-    def of_values(self, project: Project) -> "SuspensionQuerySet":
+    def of_values(self, project: Project) -> Self:
         """Return a query of the values that are suspended in a project, also of those that are in all of them."""
         return self.filter(Q(within=None) | Q(within=project), token=None, project=None)
 

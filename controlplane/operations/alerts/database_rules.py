@@ -49,8 +49,8 @@ def _share(look: Look, rule: AlertRule, column: str, words: str) -> Found:
     since = start_of("minute", look.now - timedelta(seconds=rule.within_seconds or 0))
     rows = UsageRow.objects.filter(period="minute", at__gte=since, policy_id="", limit_name="")
     rows = rows.filter(project_id=rule.project_id) if rule.project_id else rows
-    sums = {"yes": Sum("allowed"), "no": Sum("denied"), "found": Sum(column)}
-    counts = {row["project_id"]: row for row in rows.order_by().values("project_id").annotate(**sums)}
+    sums = rows.order_by().values("project_id").annotate(yes=Sum("allowed"), no=Sum("denied"), found=Sum(column))
+    counts = {row["project_id"]: row for row in sums}
     found = []
     for project in Project.objects.filter(pk__in=counts).order_by("slug"):
         row = counts[project.pk]

@@ -144,7 +144,8 @@ def _tell(rule: AlertRule, events: list[AlertEvent]) -> None:
     destinations = list(rule.destinations.filter(active=True)) if events else []
     if not destinations:
         return
-    slugs = dict(Project.objects.filter(pk__in={event.project_id for event in events}).values_list("pk", "slug"))
+    projects = Project.objects.filter(pk__in={event.project_id for event in events})
+    slugs = dict[str | None, str](projects.values_list("pk", "slug"))
     for event in events:
         kind = f"alert.{event.kind}.{event.state}"
         about = {"id": event.pk, "rule": rule.name, "project": slugs.get(event.project_id), "state": event.state}

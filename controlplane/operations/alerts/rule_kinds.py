@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from enforcement.model.limits import DAY_SECONDS
+from enforcement.model.instants import DAY_SECONDS
 
 USUAL_THRESHOLDS = (50, 80, 100)
 USAGE, FORECAST, DENIALS, WOULD_DENY = "usage", "forecast", "denials", "would_deny"

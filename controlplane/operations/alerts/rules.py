@@ -73,8 +73,8 @@ def _forecast(look: Look, rule: AlertRule) -> Found:
     counters = look.counters()
     watched = [(held, count) for held, count in counters.rows if _is_watched(rule, held)]
     until = look.now + timedelta(seconds=rule.within_seconds or 0)
-    foretold = [one for one in nearest(watched, look.now, FORETOLD_FROM) if one.forecast and one.now.remaining]
-    found = [_running_out(one, at) for one in foretold if (at := one.forecast.at) and at <= until]
+    left = [one for one in nearest(watched, look.now, FORETOLD_FROM) if one.now.remaining]
+    found = [_running_out(one, at) for one in left if one.forecast and (at := one.forecast.at) and at <= until]
     return Found(found, counters.is_whole, frozenset(_subject(held) for held, _ in watched))
 
 
@@ -102,7 +102,9 @@ def _is_watched(rule: AlertRule, held: Held) -> bool:
 
 
 def _project_of(held: Held) -> str | None:
-    return held.holder.project_id if isinstance(held.holder, Token) else held.holder and held.holder.pk
+    if isinstance(held.holder, Token):
+        return held.holder.project_id
+    return held.holder.pk if held.holder else None
 
 
 def _limit_of(held: Held) -> str:
@@ -182,6 +184,9 @@ def _lost_at(host: str, gone: list[Instance]) -> AlertFinding:
     )
 
 
+_Ending = Token | Override | Suspension | ManagementKey
+
+
 def _expiring(look: Look, rule: AlertRule) -> Found:
     """Find what ends within the time of the rule and was not told of yet."""
     until, whose = look.now + timedelta(seconds=rule.within_seconds or 0), rule.project_id
@@ -197,26 +202,26 @@ def _expiring(look: Look, rule: AlertRule) -> Found:
         suspensions = suspensions.filter(concerning(Project.objects.filter(pk=whose)))
     # A key may be of several projects, so only operators are told of it.
     keys = ManagementKey.objects.none() if whose else ManagementKey.objects.filter(**ends)
-    rows = [
+    rows: list[tuple[_Ending, datetime]] = [
         *_first(tokens.select_related("project"), announced, "expires_at"),
         *_first(overrides.select_related("limit__policy", "token__project", "project"), announced, "ends_at"),
         *_first(suspensions.select_related("token__project", "project", "within"), announced, "ends_at"),
         *_first(keys, announced, "expires_at"),
     ]
-    return Found(list(map(_ending, rows)))
+    return Found([_ending(row, ends_at) for row, ends_at in rows])
 
 
-def _first(rows: QuerySet[Any], announced: QuerySet[Any], column: str) -> Iterator[Any]:
-    yield from rows.exclude(pk__in=announced).order_by(column, "pk")[:MOST_ENDING]
+def _first[E: _Ending](rows: QuerySet[E], announced: QuerySet, column: str) -> Iterator[tuple[E, datetime]]:
+    first = rows.exclude(pk__in=announced).order_by(column, "pk")[:MOST_ENDING]
+    return ((row, getattr(row, column)) for row in first)
 
 
-def _ending(row: Token | Override | Suspension | ManagementKey) -> AlertFinding:
-    ends_at = row.ends_at if isinstance(row, Override | Suspension) else row.expires_at
+def _ending(row: _Ending, ends_at: datetime) -> AlertFinding:
     what, project = row._meta.verbose_name, None
     if isinstance(row, Token):
         project = row.project_id
     elif isinstance(row, Override):
-        project = row.project_id or row.token.project_id
+        project = row.owner.pk
     elif isinstance(row, Suspension):
         project = row.owner_id
     name = str(row) if isinstance(row, Override | Suspension) else row.name

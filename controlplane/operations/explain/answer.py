@@ -8,7 +8,6 @@ from typing import Any
 import redis
 
 from controlplane.changes.audit.models import AuditEntry
-from controlplane.core.instants import microseconds
 from controlplane.core.optional import COUNTERS, optional
 from controlplane.objects.emergency.models import BreakGlass
 from controlplane.operations.explain import counts, live, past
@@ -18,7 +17,7 @@ from controlplane.operations.explain.question import Case, Reach
 from controlplane.releases.publishing.models import Revision
 from controlplane.releases.publishing.publisher import last_revision
 from controlplane.traffic.fleet.models import Instance
-from enforcement.model.instants import from_us
+from enforcement.model.instants import from_us, to_us
 from enforcement.plan.rules import Subject
 
 CUT = "~"
@@ -159,7 +158,7 @@ def explain(case: Case, reach: Reach, now: datetime, client: redis.Redis) -> Exp
 
 
 def _matched(subject: Subject | None, case: Case, at: datetime) -> list[Matched]:
-    return matched(subject, case.attributes, microseconds(at) or 0) if subject else []
+    return matched(subject, case.attributes, to_us(at)) if subject else []
 
 
 @optional(COUNTERS, lambda *_: (True, {}))
@@ -169,7 +168,7 @@ def _live(
     """Return whether counters cannot be read, and those that the asker may see."""
     # A global limit counts all projects together, also for each value of an attribute, which anybody may name.
     seen = [one for one in today.values() if one.scope != "global" or reach.everything]
-    return False, live.counters(client, seen, case.attributes, microseconds(now) or 0)
+    return False, live.counters(client, seen, case.attributes, to_us(now))
 
 
 def _lines(

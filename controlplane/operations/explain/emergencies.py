@@ -4,15 +4,17 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import chain
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.utils import timezone
 
 from controlplane.core.instants import exact
-from controlplane.objects.emergency.models import BreakGlass, EndedSuspension, Suspended, Suspension
+from controlplane.objects.emergency.models import BreakGlass, EndedSuspension, Suspended, Suspension, SuspensionQuerySet
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.explain.question import Case
 from enforcement.model.matching import LABEL_PREFIX
 from enforcement.plan.rules import Subject
+
+type Suspensions = SuspensionQuerySet[Suspension] | SuspensionQuerySet[EndedSuspension]
 
 
 def glass_at(at: datetime) -> BreakGlass | None:
@@ -43,7 +45,7 @@ def suspension_then(case: Case) -> str:
     return f"{what[0].upper()}{what[1:]} was suspended {end} by {found.by}: {found.reason.rstrip('.')}."
 
 
-def _found(rows: QuerySet[Suspended], case: Case, labels: Mapping[str, str]) -> Iterator[Suspended]:
+def _found(rows: Suspensions, case: Case, labels: Mapping[str, str]) -> Iterator[Suspended]:
     """Yield those of the suspensions that a request like that of a case falls under, its own one first."""
     token, project = case.token, case.project
     if token:
@@ -66,7 +68,7 @@ def _of_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {LABEL_PREFIX + name: value for name, value in labels.items()}
 
 
-def _values(rows: QuerySet[Suspended], project: Project, known: Mapping[str, str]) -> Iterator[Suspended]:
+def _values(rows: Suspensions, project: Project, known: Mapping[str, str]) -> Iterator[Suspended]:
     """Yield the suspensions of a value that one of these attributes has."""
     found = rows.of_values(project).filter(name__in=known) if known else ()
     yield from (row for row in found if known[row.name] == row.value)

@@ -11,11 +11,11 @@ from typing import Any
 import redis
 
 from controlplane.core import store
-from controlplane.core.instants import microseconds
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.explain.live import Now
 from controlplane.releases.publishing import compile
 from enforcement.model import documents
+from enforcement.model.instants import to_us
 from enforcement.model.keys import together
 from enforcement.model.sizes import MAX_LIMITS_PER_REQUEST
 from enforcement.plan.rules import Rule, Subject, rules_of
@@ -49,7 +49,7 @@ def held_by(tokens: Iterable[Token], projects: Iterable[Project], now: datetime)
 
     They are compiled from SQL, as enforcers have them. Limits that attributes of requests partition are left out.
     """
-    tokens, now_us = list(tokens), microseconds(now) or 0
+    tokens, now_us = list(tokens), to_us(now)
     rows = {project.pk: project for project in (*projects, *(token.project for token in tokens))}
     compiled = compile.documents([("global", ""), *(("project", pk) for pk in rows)])
     everywhere = (compiled.get("global") or {}).get("policy")
@@ -87,7 +87,7 @@ def read(
     Raises:
         One of STORE_ERRORS: The store is unavailable.
     """
-    keys, now_us, counted = store.keys(), microseconds(now) or 0, _Counted(client)
+    keys, now_us, counted = store.keys(), to_us(now), _Counted(client)
     for one_tag in together(held, attrgetter("tag")):
         for some in batched(one_tag, MAX_LIMITS_PER_REQUEST):
             bounds = [one.rule.bind(keys, {}) for one in some]
@@ -108,4 +108,4 @@ class _Counted:
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         self.sent += 1
-        return self._client.execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        return self._client.execute_command(*args, **options)

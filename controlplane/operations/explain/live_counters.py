@@ -13,7 +13,6 @@ from django.utils import timezone
 
 from controlplane.changes.change.transaction import OpenChange
 from controlplane.core import store
-from controlplane.core.instants import microseconds
 from controlplane.core.transactions import snapshot
 from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.models import Project, Token
@@ -22,6 +21,7 @@ from controlplane.traffic.fleet.models import Instance
 from controlplane.traffic.usage import checkpoints
 from enforcement.model import documents
 from enforcement.model.documents import Policy
+from enforcement.model.instants import to_us
 from enforcement.model.strict_json import dumps
 from enforcement.plan import rules
 from enforcement.store.client import STORE_ERRORS, with_library
@@ -56,12 +56,12 @@ class HolderDocuments:
     @classmethod
     def _of(cls, holder: Token | Project, now: datetime) -> "HolderDocuments":
         token = _token(holder, now) if isinstance(holder, Token) else None
-        name = f"project:{token.project if token else holder.pk}"
-        compiled = compile.documents([tuple(name.split(":")), ("global", "")])
-        if compiled[name] is None:
+        pk = token.project if token else holder.pk
+        compiled = compile.documents([("project", pk), ("global", "")])
+        document, for_all = compiled[f"project:{pk}"], compiled["global"]
+        if document is None or for_all is None:
             raise Forgotten
-        project = documents.parse_project(dumps(compiled[name]))
-        everywhere = compiled["global"]["policy"]
+        project, everywhere = documents.parse_project(dumps(document)), for_all["policy"]
         subject = rules.Subject(project, token, {}, everywhere)
         attached = {policy for *_, policy in subject.attached() if policy}
         return cls(project, token, compile.policies(attached), everywhere, now)
@@ -106,7 +106,7 @@ class HolderDocuments:
         Raises one of STORE_ERRORS.
         """
         subject = self.narrowed(limit.policy_id) if limit else self
-        value, now_us, name = subject.as_subject(), self._now_us(), limit and str(limit)
+        value, now_us, name = subject.as_subject(), self._now_us(), str(limit) if limit else None
         return with_library(
             client, partial(inspection.reset_counters, client, store.keys(), value, now_us=now_us, limit=name)
         )
@@ -116,7 +116,7 @@ class HolderDocuments:
         return rules.Subject(self.project, self.token, self.policies, self.global_policy)
 
     def _now_us(self) -> int:
-        return microseconds(self.now) or 0
+        return to_us(self.now)
 
 
 def client() -> redis.Redis:

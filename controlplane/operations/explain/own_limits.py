@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 
 from django.utils import timezone
 
 from controlplane.core import store
-from controlplane.core.instants import microseconds
 from controlplane.core.transactions import snapshot
 from controlplane.objects.emergency.models import is_suspended
 from controlplane.objects.projects.models import Token
@@ -19,6 +17,7 @@ from controlplane.releases.publishing.publisher import last_revision
 from controlplane.traffic.fleet.models import Instance
 from enforcement.http.limits_page import usage_document
 from enforcement.http.own_limits import OwnLimit, OwnLimits, Reading, own_limits
+from enforcement.model.instants import to_us
 from enforcement.model.keys import together
 from enforcement.model.lease_bounds import unused_max
 from enforcement.plan.rules import as_shadow, rules_of
@@ -46,13 +45,14 @@ def resumed_at(token: Token, now: datetime) -> datetime | None:
     """Return when the last suspension of a suspended token ends by itself, or None if one has no end."""
     own = [row.suspension for row in (token, token.project) if is_suspended(row, now)]
     ends = [row.ends_at for row in own or suspended_labels(token, now)]
-    return None if None in ends else max(ends, default=None)
+    known = [end for end in ends if end]
+    return max(known, default=None) if len(known) == len(ends) else None
 
 
 def limits_of(token: Token) -> list[dict[str, Any]]:
     """Return the limits of a live token, without what is used of them. This does not need the store."""
     now = timezone.now()
-    found = usage_document(OwnLimits(microseconds(now) or 0, 0, _own(token, now)))["limits"]
+    found = usage_document(OwnLimits(to_us(now), 0, _own(token, now)))["limits"]
     return [{name: value for name, value in limit.items() if name not in COUNTED} for limit in found]
 
 
@@ -66,12 +66,12 @@ def usage_of(token: Token) -> dict[str, Any]:
     now, connection = timezone.now(), client()
     with snapshot():
         limits, revision = _own(token, now), last_revision()
-    at_us, read = with_library(connection, lambda: _read(connection, limits, microseconds(now) or 0))
+    at_us, read = with_library(connection, lambda: _read(connection, limits, to_us(now)))
     return usage_document(OwnLimits(at_us, revision, read))
 
 
 def _own(token: Token, now: datetime) -> list[OwnLimit]:
-    now_us, keys = microseconds(now) or 0, store.keys()
+    now_us, keys = to_us(now), store.keys()
     with snapshot():
         rules = rules_of(HolderDocuments.of(token, now).as_subject(), now_us)
         fleet = max(1, Instance.objects.running(now).count())
@@ -84,11 +84,11 @@ def _own(token: Token, now: datetime) -> list[OwnLimit]:
 
 def _read(connection: Any, limits: Sequence[OwnLimit], now_us: int) -> tuple[int, list[OwnLimit]]:
     """Return the time of the store, and the limits with what it says of their counters."""
-    bound = [limit for limit in limits if limit.bound is not None]
+    bound = [(limit, limit.bound) for limit in limits if limit.bound is not None]
     at_us, seen = now_us, {}
-    for some in together(bound, attrgetter("rule.tag")):
-        at_us, states = look(connection, [limit.bound for limit in some], now_us)
-        for limit, (state, used) in zip(some, states, strict=True):
+    for some in together(bound, lambda pair: pair[0].rule.tag):
+        at_us, states = look(connection, [one for _, one in some], now_us)
+        for (limit, _), (state, used) in zip(some, states, strict=True):
             reset_us = None if state.reset_ms is None else state.reset_ms * 1_000
             seen[limit.rule.index] = Reading(used, state.remaining, reset_us)
     return at_us, [replace(limit, reading=seen.get(limit.rule.index)) for limit in limits]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from django.conf import settings
 from django.db.models import Q, QuerySet
 
+from controlplane.core.secret_keys import secret_keys
 from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.publishing.installation import decision_secret
 from controlplane.releases.publishing.models import Revision
@@ -125,9 +125,8 @@ def of_decision(text: str, reach: Reach, attributes: Mapping[str, str] | None = 
 def _opened(text: str) -> DecisionFacts:
     """Return the facts in a decision id, which was made with the present key or with that of an earlier SECRET_KEY."""
     own = os.environ.get("SLUICEGATE_DECISION_KEY") or ""
-    derived = [decision_secret(key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)]
     reason = ""
-    for secret in ([own] if is_secret(own) else []) + derived:
+    for secret in [*([own] if is_secret(own) else []), *map(decision_secret, secret_keys())]:
         try:
             return DecisionKey(secret).open(text)
         except InvalidDecisionId as exc:

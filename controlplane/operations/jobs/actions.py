@@ -34,6 +34,7 @@ def check_author(job: Job, role: str = EDITOR, scope: str = "") -> None:
         ValidationError: The user or the key is gone, or may do less now.
     """
     concerned, key = job.projects.order_by("slug"), job.key
+    lost: object
     if job.user is not None and job.user.is_staff and job.user.is_active:
         lost = concerned.exclude(pk__in=projects_of(job.user, role).values("pk")).first()
     elif scope and key is not None and key.is_live and key.allows(scope):

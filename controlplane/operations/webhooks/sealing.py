@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING
 
-from django.conf import settings
+from controlplane.core.secret_keys import secret_keys
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -38,6 +38,5 @@ def _fernet() -> "MultiFernet":
     # Imported only where something is sealed, because few installations do that.
     from cryptography.fernet import Fernet, MultiFernet
 
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    derived = [hmac.digest(key.encode(), b"sluicegate sealed texts", hashlib.sha256) for key in keys]
+    derived = [hmac.digest(key.encode(), b"sluicegate sealed texts", hashlib.sha256) for key in secret_keys()]
     return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in derived])

@@ -97,7 +97,7 @@ def _to_service(delivery: Delivery, secrets: list[str], now: datetime) -> Outcom
         accepted = services.notify(url, *_words(delivery))
     except sealing.UnreadableError:
         return Outcome(False, "The URL of the service cannot be read, because SECRET_KEY has changed. Enter it again.")
-    except services.Refused:
+    except Refused:
         return Outcome(False, f"The service {destination.service} is not allowed any more.")
     if not accepted:
         return Outcome(False, f"The service {destination.service} did not accept the message.")

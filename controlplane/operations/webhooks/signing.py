@@ -13,6 +13,8 @@ from datetime import datetime
 
 from django.conf import settings
 
+from controlplane.core.secret_keys import secret_keys
+
 PREFIX = "whsec_"
 
 
@@ -25,8 +27,7 @@ def secret_of(destination: str, generation: int, secret_key: str = "") -> str:
 
 def secrets_of(destination: str, generations: Iterable[int]) -> list[str]:
     """Return the secrets of these generations, also those that follow from former values of SECRET_KEY."""
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    return [secret_of(destination, generation, key) for generation in generations for key in keys]
+    return [secret_of(destination, generation, key) for generation in generations for key in secret_keys()]
 
 
 def headers(message_id: str, at: datetime, body: bytes, secrets: Iterable[str]) -> dict[str, str]:
