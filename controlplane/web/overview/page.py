@@ -11,6 +11,7 @@ from controlplane.core import optional
 from controlplane.objects.people.scope import is_member, is_operator, projects_of
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project
+from controlplane.operations.health.conditions import conditions, lost_now
 from controlplane.traffic.fleet.heartbeats import fleet_now
 from controlplane.traffic.fleet.models import Instance
 from controlplane.traffic.usage.models import UsageRow
@@ -75,8 +76,8 @@ def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: d
 
 def _installation(span: Span, now: datetime) -> dict[str, Any]:
     """Return the panels for operators."""
-    fleet, lost = fleet_now(), health.lost_now(now)
-    facts = health.facts(fleet, lost, now)
+    fleet, lost = fleet_now(), lost_now(now)
+    facts = health.facts_of(conditions(fleet, lost, now), now)
     rows = health.fleet_rows(fleet, lost, now)
     return {
         "first_steps": first_steps(now),

@@ -18,12 +18,12 @@ from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.actions import rotate_token
 from controlplane.objects.projects.models import Token
 from controlplane.operations.explain import live_counters
+from controlplane.operations.health.conditions import quotas
 from controlplane.releases.publishing import publisher
 from controlplane.releases.publishing.reconcile import reconcile
 from controlplane.traffic.usage import checkpoints
 from controlplane.traffic.usage.models import Checkpoint, CheckpointRun
 from controlplane.traffic.usage.tasks import prune
-from controlplane.web.overview.health import quota_health
 from enforcement import Limit as LimitValue
 from enforcement import Limiter
 from enforcement.logs import RateLimitedLogger
@@ -469,8 +469,8 @@ def test_counts_that_never_end_are_kept_as_long_as_the_store_keeps_them(store, l
 
 def health_of(name: str) -> str | None:
     """What the admin's first page says under this name."""
-    facts = quota_health(timezone.now())
-    return next((f"{fact.state} {fact.detail}" for fact in facts if fact.name == name), None)
+    facts = quotas(timezone.now())
+    return next((f"{fact.text} {fact.detail}" for fact in facts if fact.name == name), None)
 
 
 def test_the_first_page_says_whether_quotas_are_kept(token, limiter):
