@@ -1,19 +1,18 @@
 """Pages of long lists, which neither count nor sort more than they must."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.paginator import Page, Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import QueryDict
 from django.utils.functional import cached_property
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
-from unfold.admin import ModelAdmin, checkbox
-from unfold.decorators import display
+from unfold.admin import checkbox
 
 from controlplane.core.tables.counting import MOST, MoreThan, capped
 
@@ -107,6 +106,11 @@ class UnreadPaginator(Paginator):
         return Page([], 1, self)
 
 
+def reads_no_page(posted: QueryDict) -> bool:
+    """Return whether a posted list is an action on its rows, for which no page is shown."""
+    return ACTION_CHECKBOX_NAME in posted and "_save" not in posted
+
+
 # A text that is in no template, and stands for the key of a row.
 _KEY = "key-of-the-row"
 
@@ -116,32 +120,6 @@ def _box() -> str:
     return checkbox.render(ACTION_CHECKBOX_NAME, _KEY)
 
 
-class PagedList:
-    """A mixin for lists with pages of CappedPaginator. A request for an action on the rows does not read a page."""
-
-    paginator = CappedPaginator
-    # To count all rows takes as long as to count those that match.
-    show_full_result_count = False
-    # The theme reads them for each row, and for each field of a form. Without them, Django looks through all names of
-    # the class each time.
-    list_sections: ClassVar[tuple[Any, ...]] = ()
-    conditional_fields: ClassVar[dict[str, str]] = {}
-    get_actions: Callable[[HttpRequest], Mapping[str, object]]
-
-    @display(description=ModelAdmin.action_checkbox.short_description)
-    def action_checkbox(self, row: Model) -> SafeString:
-        """Return the box that selects a row. The theme renders three templates for each, a tenth of a list's time."""
-        return mark_safe(_box().replace(_KEY, escape(row.pk)))
-
-    def get_paginator(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet,
-        per_page: int,
-        orphans: int = 0,
-        allow_empty_first_page: bool = True,
-    ) -> Paginator:
-        posted = request.POST
-        is_action = ACTION_CHECKBOX_NAME in posted and "_save" not in posted and bool(self.get_actions(request))
-        kind = UnreadPaginator if is_action else self.paginator
-        return kind(queryset, per_page, orphans, allow_empty_first_page)
+def box_of(row: Model) -> SafeString:
+    """Return the box that selects a row. The theme renders three templates for each, a tenth of a list's time."""
+    return mark_safe(_box().replace(_KEY, escape(row.pk)))

@@ -9,7 +9,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.safestring import mark_safe
 from unfold.decorators import action as theme_action
 
-from controlplane.web.kit.site import ModelAdmin, change_url, done, in_dialog, list_url
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import change_url, done, in_dialog, list_url
 from controlplane.web.kit.state import state_of
 
 
@@ -25,7 +26,7 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
         inner = theme_action(**options)(function)
 
         @wraps(inner)  # which also copies what the theme has noted at the function
-        def outer(page: ModelAdmin, request: HttpRequest, *args: Any, **kw: Any) -> HttpResponse:
+        def outer(page: PartsPage, request: HttpRequest, *args: Any, **kw: Any) -> HttpResponse:
             if "object_id" in kw and not page.sees(request, page.key_of(kw["object_id"])):
                 return _gone(page, request)
             if "object_id" in kw and in_dialog(request) and request.method == "GET":
@@ -44,7 +45,7 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
 
 
 def _as_page(
-    page: ModelAdmin, request: HttpRequest, response: HttpResponse, kw: dict[str, Any], dialog: Any
+    page: PartsPage, request: HttpRequest, response: HttpResponse, kw: dict[str, Any], dialog: Any
 ) -> HttpResponse:
     """Return the response of an action as a browser needs it without the script of the dialogs."""
     if "HX-Redirect" in response:
@@ -56,12 +57,12 @@ def _as_page(
     return page.page(request, "dialog.html", title=title, original=row, dialog=mark_safe(response.text))
 
 
-def _row(page: ModelAdmin, request: HttpRequest, kw: dict[str, Any]) -> Any:
+def _row(page: PartsPage, request: HttpRequest, kw: dict[str, Any]) -> Any:
     """Return the row of a dialog, or None if it was deleted meanwhile."""
     return page.get_queryset(request).filter(pk=page.key_of(kw["object_id"])).first()
 
 
-def _gone(page: ModelAdmin, request: HttpRequest) -> HttpResponse:
+def _gone(page: PartsPage, request: HttpRequest) -> HttpResponse:
     """Return a response that leads to the list, which says that nothing was done."""
     what = page.opts.verbose_name
     text = f"This {what} does not exist any more. Another user may have deleted it. Nothing was changed."

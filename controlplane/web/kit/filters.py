@@ -16,6 +16,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.objects.projects.models import Token
 from controlplane.web.kit.forms import InstantInput
+from controlplane.web.kit.page import page_of
 from controlplane.web.kit.times import zone_name
 from enforcement.model.matching import check_labels
 
@@ -98,7 +99,7 @@ class RowForm(AutocompleteDropdownForm):
     def __init__(self, request: HttpRequest, name: str, *args: Any, **options: Any) -> None:
         super().__init__(request, name, *args, **options)
         rows = self.fields[name].queryset
-        self.fields[name].queryset = admin.site.get_model_admin(rows.model).narrowed(rows.all(), request.user)
+        self.fields[name].queryset = page_of(rows.model).scope.narrow(rows.all(), request.user)
 
 
 class RowFilter(AutocompleteSelectFilter):

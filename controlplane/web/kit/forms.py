@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from django import forms
@@ -303,30 +303,20 @@ def _digest(request: HttpRequest) -> str | None:
     return hashlib.sha256(json.dumps([request.path, held]).encode()).hexdigest()[:32]
 
 
-class SentOnce:
-    """A mixin for pages with forms, inside whose transaction a form that was sent twice is saved once."""
+def sent_once(request: HttpRequest, view: Callable[[], HttpResponse], missed: str = "") -> HttpResponse:
+    """
+    Return the response of *view*, or a redirect to the row if the very same form has saved it before.
 
-    # Whether the response to a form that adds a row is all that ever shows its secret.
-    has_secret = False
-
-    def changeform_view(
-        self, request: HttpRequest, object_id: str | None = None, *args: Any, **options: Any
-    ) -> HttpResponse:
-        view = partial(super().changeform_view, request, object_id, *args, **options)
-        if request.method != "POST":
-            return view()
-        sent = SentForms(request)
-        if url := sent.saved_before():
-            missed = self.has_secret and object_id is None
-            say_once(request, messages.WARNING if missed else messages.INFO, SECRET_MISSED if missed else SENT_TWICE)
-            return HttpResponseRedirect(url)
-        state_of(request).saved = None  # an attempt that was undone may have set it
-        response = view()
-        if (row := state_of(request).saved) is not None:
-            opts = row._meta
-            sent.keep(reverse(f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(row.pk)]))
-        return response
-
-    def save_related(self, request: HttpRequest, form: Any, formsets: list[Any], change: bool) -> None:
-        super().save_related(request, form, formsets, change)
-        state_of(request).saved = form.instance
+    Args:
+        missed: What the user is told then, if the response of *view* is all that ever shows the secret of the row.
+    """
+    sent = SentForms(request)
+    if url := sent.saved_before():
+        say_once(request, messages.WARNING if missed else messages.INFO, missed or SENT_TWICE)
+        return HttpResponseRedirect(url)
+    state_of(request).saved = None  # an attempt that was undone may have set it
+    response = view()
+    if (row := state_of(request).saved) is not None:
+        opts = row._meta
+        sent.keep(reverse(f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(row.pk)]))
+    return response

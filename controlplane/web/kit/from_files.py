@@ -20,7 +20,7 @@ def with_mark(shown: str, row: Any) -> str:
 
 class ManagedPage:
     """
-    A mixin for a page of projects or policies. It comes before RecordedAdmin.
+    A mixin for a page of projects or policies. It comes before EditPage.
 
     The form of a row that is managed from files is read-only, unless its address says ``?edit=anyway``. The form then
     requires a reason.

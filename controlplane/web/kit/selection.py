@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from controlplane.core.tables.digests import Summary, count_in, digest_of, summary_of
+from controlplane.web.kit.page import page_of
 from controlplane.web.kit.state import state_of
 
 # A longer list of names is not read, and the number is what matters.
@@ -65,9 +65,9 @@ def _searched(request: HttpRequest, model: type[Model]) -> Iterator[tuple[str, s
             continue
         name, _, lookup = parameter.partition("__")
         if lookup in ("id__exact", "pk__exact") and (other := _related(model, name)):
-            seen = admin.site.get_model_admin(other).narrowed(other._default_manager.all(), request.user)
+            seen = page_of(other).scope.narrow(other._default_manager.all(), request.user)
             value = str(seen.filter(pk=value).first() or value)
-        yield NAMES.get(parameter, name if lookup in ("id__exact", "exact") else parameter), value
+        yield NAMES.get(parameter, name if lookup in ("id__exact", "exact") else parameter), str(value)
 
 
 def _related(model: type[Model], name: str) -> type[Model] | None:

@@ -13,7 +13,7 @@ class RoleBackend(ModelBackend):
     The backend that checks passwords as Django does, and takes permissions from memberships.
 
     A user has a permission if the role in some project includes it. Which rows it applies to is narrowed by
-    :class:`controlplane.web.scope.views.ScopedAdmin`.
+    :class:`controlplane.web.scope.rows.RowScope`.
     """
 
     def has_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:

@@ -14,10 +14,12 @@ from controlplane.operations.alerts.models import RESOLVED, AlertEvent, AlertRul
 from controlplane.operations.alerts.rule_kinds import KINDS
 from controlplane.operations.webhooks.models import Delivery
 from controlplane.web.kit.amounts import AmountField
-from controlplane.web.kit.deletion import NamedDeletion
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import DurationField, RecordedForm, WordsField
-from controlplane.web.kit.site import ReadOnlyAdmin, RecordedAdmin, badge, instant, link_to, table
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import badge, instant, link_to, table
+from controlplane.web.scope.rows import RowScope
 
 
 class ThresholdsField(WordsField):
@@ -66,8 +68,9 @@ class AlertRuleForm(RecordedForm):
 
 
 @admin.register(AlertRule)
-class AlertRuleAdmin(NamedDeletion, RecordedAdmin):
+class AlertRuleAdmin(EditPage):
     form = AlertRuleForm
+    asked_name = str
     list_display = ["name", "whose", "watches", "told", "state", "last_event"]
     list_filter = [("project", RowFilter), ("kind", ChoicesDropdownFilter), "active"]
     list_select_related = ["project"]
@@ -79,7 +82,7 @@ class AlertRuleAdmin(NamedDeletion, RecordedAdmin):
         ("Who is notified", {"fields": ["destinations", "cool_down_seconds", "recovery", "active"]}),
     ]
     fieldsets = [*add_fieldsets, ("Use", {"fields": ["events"]})]
-    project_path = "project_id"
+    scope = RowScope(paths=("project_id",))
     empty = ("A rule says of what an alert is made, such as 80 % of a limit, and who is told.", "Add an alert rule")
 
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
@@ -138,14 +141,14 @@ def condition(event: AlertEvent) -> str:
 
 
 @admin.register(AlertEvent)
-class AlertEventAdmin(ReadOnlyAdmin):
+class AlertEventAdmin(PartsPage):
     list_display = ["title", "rule", "shown_state", "when"]
     list_filter = [("state", ChoicesDropdownFilter), ("rule", RowFilter), ("project", RowFilter)]
     list_select_related = ["rule"]
     search_fields = ["title"]
     fields = readonly_fields = ["title", "of_rule", "shown_state", "when", "facts", "messages"]
     # Only operators see what a rule without a project has found in a project.
-    project_path = "rule__project_id"
+    scope = RowScope(paths=("rule__project_id",))
     linked_filters = ("rule",)
     ends_with_owner = True
     empty = ("What the alert rules have found appears here.", "")

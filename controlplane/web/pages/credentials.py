@@ -1,6 +1,7 @@
 """The common parts of the pages of tokens and of management keys, and the filters and labels of their lists."""
 
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 from django.contrib import messages
@@ -16,10 +17,11 @@ from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.tables.searching import IndexedSearch
 from controlplane.objects.people.scope import projects_of
 from controlplane.objects.projects.models import Credential, Token
-from controlplane.web.kit.deletion import NamedDeletion
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, label_of
 from controlplane.web.kit.forms import LabelsField, ReasonDialog, RecordedForm
-from controlplane.web.kit.site import SecretAdmin, change_url, done, instant, links, list_url
+from controlplane.web.kit.secret import secret_page
+from controlplane.web.kit.site import change_url, done, instant, links, list_url
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
 from controlplane.web.pages.tokens.labels import LabelGroups, label_query, linked_labels
@@ -57,17 +59,15 @@ class StatusFilter(DropdownFilter):
         return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
 
 
-class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
+class CredentialAdmin(SecretSearch, IndexedSearch, EditPage):
     """The base class of the pages of tokens and management keys."""
 
     has_secret = True
+    # Without the beginning of the secret, which is cumbersome to type.
+    asked_name = attrgetter("name")
     list_filter = [StatusFilter, EndsFilter]
     beginnings, exact_beginnings, wholes = ("name",), ("prefix",), ("id",)
     actions_detail = ["revoke"]
-
-    def asked_name(self, row: Credential) -> str:
-        """Return the name alone, because the beginning of the secret is cumbersome to type."""
-        return row.name
 
     @display(description="Secret")
     def shown_prefix(self, credential: Credential) -> str:
@@ -119,7 +119,8 @@ class CredentialAdmin(SecretSearch, IndexedSearch, NamedDeletion, SecretAdmin):
 
     def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
         self.message_user(request, f"{obj} was created.", messages.SUCCESS)
-        return self.secret_page(request, obj, state_of(request).tx.secret)
+        secret = state_of(request).tx.secret
+        return secret_page(self, request, obj, secret, self.snippets(request, secret))
 
     def revoke_one(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
         with self.changing(request, form.cleaned_data["reason"]) as tx:

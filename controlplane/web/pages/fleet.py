@@ -12,14 +12,15 @@ from controlplane.core.optional import HEARTBEATS
 from controlplane.releases.publishing import publisher
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import DEGRADED, OK, STARTING, Instance
-from controlplane.web.kit.site import ReadOnlyAdmin, badge, instant
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import badge, instant
 from enforcement.store_calls.instances import PROBLEMS, UNSUPPORTED_REASONS
 
 STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
 
 
 @admin.register(Instance)
-class InstanceAdmin(ReadOnlyAdmin):
+class InstanceAdmin(PartsPage):
     optional_source = HEARTBEATS
     list_display = ["id", "host", "version", "runs", "priced", "condition", "seen", "decided"]
     list_filter = [("state", ChoicesDropdownFilter)]

@@ -11,18 +11,26 @@ from django.views.decorators.http import require_GET, require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from controlplane.objects.people.scope import is_operator, projects_of
+from controlplane.objects.people.scope import projects_of
 from controlplane.operations.jobs.actions import cancel_job
 from controlplane.operations.jobs.models import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job
-from controlplane.web.kit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, instant
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import badge, change_url, instant
+from controlplane.web.scope.rows import RowScope, Visitor
 
 STATES = {WAITING: "", RUNNING: "warn", DONE: "good", FAILED: "bad", CANCELLED: ""}
 
 
+def _of_members(rows: QuerySet[Job], user: Visitor, kind: str) -> QuerySet[Job]:
+    """Return the user's own jobs, without those about a project that they have left since."""
+    return rows.filter(user=user.pk).within(projects_of(user))
+
+
 @admin.register(Job)
-class JobAdmin(ChangingAdmin, ReadOnlyAdmin):
+class JobAdmin(PartsPage):
     """Each user sees the jobs that they have started, and operators see all of them."""
 
+    scope = RowScope(members=_of_members)
     list_display = ["title", "condition", "progress", "created_by", "created"]
     list_display_links = ["title"]
     list_filter = [("state", ChoicesDropdownFilter)]
@@ -34,10 +42,6 @@ class JobAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     def has_view_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
         return request.user.is_active and request.user.is_staff
-
-    def narrowed(self, rows: QuerySet[Job], user: Any, kind: str = "view") -> QuerySet[Job]:
-        """Return the user's own jobs, without those about a project that they have left since. Operators see all."""
-        return rows if is_operator(user) else rows.filter(user=user).within(projects_of(user))
 
     @display(description="State", ordering="state")
     def condition(self, job: Job) -> str:

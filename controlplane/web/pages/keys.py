@@ -19,6 +19,7 @@ from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.forms import ReasonDialog, RecordedForm, WordsField
 from controlplane.web.pages.credentials import CredentialAdmin
+from controlplane.web.scope.rows import BY_OWNERS, KINDS, RowScope, Visitor
 
 
 def key_snippets(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
@@ -48,6 +49,11 @@ class ManagementKeyForm(RecordedForm):
         return cleaned
 
 
+def _of_owners(rows: QuerySet[ManagementKey], user: Visitor, kind: str) -> QuerySet[ManagementKey]:
+    """Return the keys that are limited to projects of the owner. A key of other projects besides is not his."""
+    return rows.within(projects_of(user, OWNER).values("pk"))
+
+
 @admin.register(ManagementKey)
 class ManagementKeyAdmin(CredentialAdmin):
     form = ManagementKeyForm
@@ -70,8 +76,9 @@ class ManagementKeyAdmin(CredentialAdmin):
     searches = ("Name, id, beginning of the secret",) * 2
     issued = ("name", "scopes", "all_projects", "projects", "networks", "expires_at")
     empty = ("A management key is the credential of a program that uses the REST API.", "Create a key")
-    roles = dict.fromkeys(("view", "add", "change", "delete"), OWNER)
-    project_path = "projects"
+    scope = RowScope(members=_of_owners, roles=BY_OWNERS)
+    # A key cannot be changed after it was issued. It can only be revoked.
+    kinds = frozenset(KINDS) - {"change"}
     issue, revoking = staticmethod(issue_management_key), staticmethod(revoke_management_key)
     snippets = staticmethod(key_snippets)
 
@@ -84,12 +91,6 @@ class ManagementKeyAdmin(CredentialAdmin):
         presets = {"presets": PRESETS, "preset": request.GET.get("preset")}
         return super().add_view(request, form_url, {**presets, **(extra_context or {})})
 
-    def narrowed(self, rows: QuerySet[ManagementKey], user: Any, kind: str = "view") -> QuerySet[ManagementKey]:
-        """Return the keys that are limited to projects of the owner. A key of other projects besides is not his."""
-        if is_operator(user):
-            return rows
-        return rows.within(projects_of(user, OWNER).values("pk"))
-
     def get_exclude(self, request: HttpRequest, obj: ManagementKey | None = None) -> list[str]:
         return [] if is_operator(request.user) else ["all_projects"]
 
@@ -99,12 +100,8 @@ class ManagementKeyAdmin(CredentialAdmin):
         shown = super().get_fieldsets(request, obj)
         return [(name, {**it, "fields": [one for one in it["fields"] if one not in hidden]}) for name, it in shown]
 
-    def has_change_permission(self, request: HttpRequest, obj: ManagementKey | None = None) -> bool:
-        """Return False, because a key cannot be changed after it was issued. It can only be revoked."""
-        return False
-
     def has_revoke_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return super().has_change_permission(request, object_id)
+        return self.permits(request, "change", object_id)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         return {}

@@ -7,11 +7,12 @@ from controlplane.objects.people.scope import is_operator
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import OutboxEntry
-from controlplane.web.kit.site import ReadOnlyAdmin, badge, instant, link_to
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import badge, instant, link_to
 
 
 @admin.register(OutboxEntry)
-class OutboxAdmin(ReadOnlyAdmin):
+class OutboxAdmin(PartsPage):
     list_display = ["kind", "what", "by", "created", "published"]
     list_filter = [("kind", ChoicesDropdownFilter)]
     fields = readonly_fields = ["kind", "what", "by", "channel", "created", "published"]

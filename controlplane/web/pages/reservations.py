@@ -24,7 +24,9 @@ from controlplane.traffic.reservations import actions, listing, recording
 from controlplane.traffic.reservations.models import LOST, OPEN, RELEASED, SETTLED, SETTLED_KEPT, UNSETTLED, Reservation
 from controlplane.web.kit.amounts import CostsField
 from controlplane.web.kit.forms import DurationField
-from controlplane.web.kit.site import ChangingAdmin, ReadOnlyAdmin, list_url
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import list_url
+from controlplane.web.scope.rows import RowScope
 from controlplane.web.scope.views import check
 from enforcement.metering.charges import Counts
 from enforcement.model.keys import GLOBAL_TAG
@@ -134,11 +136,11 @@ class SettleForm(forms.Form):
 
 
 @admin.register(Reservation)
-class ReservationAdmin(ChangingAdmin, ReadOnlyAdmin):
+class ReservationAdmin(PartsPage):
     """Reads the store, and shows of SQL what the store no longer lists."""
 
     optional_source = COUNTERS
-    project_path = "project_id"
+    scope = RowScope(paths=("project_id",))
 
     def get_urls(self) -> list[URLPattern]:
         own = path("<str:pk>/settle/", self.admin_site.admin_view(self.settle_view), name="reservations_settle")

@@ -33,7 +33,9 @@ from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import Instance
 from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.forms import ReasonDialog
-from controlplane.web.kit.site import ChangingAdmin, ReadOnlyAdmin, badge, change_url, done, instant, link_to, table
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import badge, change_url, done, instant, link_to, table
+from controlplane.web.scope.rows import RowScope, Visitor
 
 INSTANCES, SHOWN_INSTANCES = "fleet.view_instance", 200
 CHOICES = (
@@ -63,10 +65,14 @@ class UndoForm(forms.Form):
     )
 
 
+def _of_members(rows: QuerySet[Revision], user: Visitor, kind: str) -> QuerySet[Revision]:
+    """Return those of *rows* that changed something which the user may see."""
+    return rows.filter(number__in=listing.revisions_of(entries_for(user)))
+
+
 @admin.register(Revision)
-class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
-    # Members see it, as far as narrowed() lets them.
-    shared = True
+class RevisionAdmin(PartsPage):
+    scope = RowScope(members=_of_members)
     fields = readonly_fields = [
         *("published", "epoch", "author", "channel", "what_changed"),
         *("runs_on", "who_runs_what", "documents"),
@@ -77,12 +83,6 @@ class RevisionAdmin(ChangingAdmin, ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         own = path("<int:number>/undo/", self.admin_site.admin_view(self.undo_view), name="publishing_revision_undo")
         return [own, *super().get_urls()]
-
-    def narrowed(self, rows: QuerySet[Revision], user: Any, kind: str = "view") -> QuerySet[Revision]:
-        """Return those of *rows* that changed something which the user may see. Nobody changes a revision."""
-        if is_operator(user):
-            return rows
-        return rows.filter(number__in=listing.revisions_of(entries_for(user))) if kind == "view" else rows.none()
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):

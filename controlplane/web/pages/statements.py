@@ -27,7 +27,8 @@ from controlplane.traffic.reports.report import Line, Scope
 from controlplane.traffic.usage.months import closes_at
 from controlplane.web.kit.filters import label_of
 from controlplane.web.kit.links import statement_url
-from controlplane.web.kit.site import ReadOnlyAdmin
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.scope.rows import RowScope
 
 FORMATS = ("csv", "json", "print")
 GROUPS = ("token", "label", "model", "day")
@@ -37,11 +38,11 @@ COLUMNS = ("allowed", "denied", "would_deny", "cost", "requests", "input", "cach
 
 
 @admin.register(MonthRow)
-class StatementAdmin(ReadOnlyAdmin):
+class StatementAdmin(PartsPage):
     """Members see what their projects have used, and operators what all have."""
 
     optional_source = USAGE
-    project_path = "project_id"
+    scope = RowScope(paths=("project_id",))
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)

@@ -25,8 +25,10 @@ from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.traffic.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
 from controlplane.web.kit.filters import InstantRangeFilter, LabelFilter
-from controlplane.web.kit.site import ReadOnlyAdmin, instant, link_to, long_name
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import instant, link_to, long_name
 from controlplane.web.kit.times import stacked
+from controlplane.web.scope.rows import RowScope
 from enforcement.metering.tally import COUNT_NAMES
 
 # A report is a page without scripts, which contains its style.
@@ -105,7 +107,7 @@ class TokenLabelFilter(LabelFilter):
     column = "token_id"
 
 
-class NamedRowsAdmin(ReadOnlyAdmin):
+class NamedRowsAdmin(PartsPage):
     """
     The base class of lists whose rows have the ids of a project, a token and a policy, and show their names.
 
@@ -113,7 +115,7 @@ class NamedRowsAdmin(ReadOnlyAdmin):
     """
 
     optional_source = USAGE
-    project_path = "project_id"
+    scope = RowScope(paths=("project_id",))
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
@@ -324,7 +326,7 @@ def attachment(text: str, name: str) -> HttpResponse:
 
 
 @admin.register(DailyReport)
-class DailyReportAdmin(ReadOnlyAdmin):
+class DailyReportAdmin(PartsPage):
     optional_source = USAGE
     list_display = ["date", "decisions", "denied", "would_deny", "without_store", "formats"]
     fields = readonly_fields = ["date", "created", "decisions", "denied", "would_deny", "without_store", "formats"]

@@ -14,34 +14,24 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminPasswordWidget
 
-from controlplane.objects.people.roles import EDITOR, OWNER
+from controlplane.objects.people.roles import EDITOR
 from controlplane.operations.webhooks import actions
 from controlplane.operations.webhooks.models import DELIVERED, FAILED, PENDING, Delivery, Destination
 from controlplane.operations.webhooks.targets import MAX_URL_LENGTH
-from controlplane.web.kit.deletion import NamedDeletion
 from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import ReasonDialog, RecordedForm, WordsField
-from controlplane.web.kit.site import (
-    ChangingAdmin,
-    ReadOnlyAdmin,
-    SecretAdmin,
-    badge,
-    change_url,
-    confirmed,
-    done,
-    in_dialog,
-    instant,
-    link_to,
-    list_url,
-    table,
-)
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.secret import secret_page
+from controlplane.web.kit.site import badge, change_url, confirmed, done, in_dialog, instant, link_to, list_url, table
 from controlplane.web.kit.times import at
+from controlplane.web.scope.rows import BY_OWNERS, RowScope
 
 STATES = {PENDING: "warn", DELIVERED: "good", FAILED: "bad"}
 
 
-def verification(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
+def verification(secret: str) -> list[tuple[str, str, str]]:
     """Return an example of how a receiver verifies a message, with its id, title and code."""
     code = f'from standardwebhooks import Webhook\n\nevent = Webhook("{secret}").verify(body, headers)'
     return [("python", "Python", code)]
@@ -66,8 +56,8 @@ class DestinationForm(RecordedForm):
 
 
 @admin.register(Destination)
-class DestinationAdmin(NamedDeletion, SecretAdmin):
-    has_secret = True
+class DestinationAdmin(EditPage):
+    has_secret, asked_name = True, str
     form = DestinationForm
     list_display = ["name", "whose", "kind", "shown_address", "state", "last_sent"]
     list_filter = [("project", RowFilter), ("kind", ChoicesDropdownFilter), "active"]
@@ -79,9 +69,7 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
     add_fieldsets = [(None, {"fields": ["name", "project", *own_fields]})]
     fieldsets = [(None, {"fields": ["name", "whose", *own_fields]}), ("Use", {"fields": ["sent", "rotated"]})]
     actions_detail = ["test", "rotate"]
-    project_path = "project_id"
-    roles = {"view": EDITOR, "add": OWNER, "change": OWNER, "delete": OWNER}
-    snippets = staticmethod(verification)
+    scope = RowScope(paths=("project_id",), roles={**BY_OWNERS, "view": EDITOR})
     empty = (
         "A destination gets the messages of alerts: a webhook, e-mail addresses, or a chat.",
         "Add a destination",
@@ -111,7 +99,8 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
 
     def _secret_page(self, request: HttpRequest, obj: Destination) -> HttpResponse:
         note = "The database does not have it. With it, the receiver verifies that a message is from here."
-        return self.secret_page(request, obj, actions.secret(obj), kept=note)
+        secret = actions.secret(obj)
+        return secret_page(self, request, obj, secret, verification(secret), kept=note)
 
     @action(
         description="Send a test",
@@ -184,7 +173,7 @@ class DestinationAdmin(NamedDeletion, SecretAdmin):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
+class DeliveryAdmin(PartsPage):
     list_display = ["kind", "destination", "condition", "attempts", "last_result", "created"]
     list_filter = [("state", ChoicesDropdownFilter), ("destination", RowFilter)]
     list_select_related = ["destination"]
@@ -193,10 +182,11 @@ class DeliveryAdmin(ChangingAdmin, ReadOnlyAdmin):
         *("kind", "to", "condition", "message_id", "created", "delivered", "next_one", "attempts_made", "body"),
     ]
     actions_detail = ["replay"]
-    project_path = "destination__project_id"
+    scope = RowScope(
+        paths=("destination__project_id",), roles={"view": EDITOR, "add": None, "change": EDITOR, "delete": None}
+    )
     linked_filters = ("destination",)
     ends_with_owner = True
-    roles = {"view": EDITOR, "add": None, "change": EDITOR, "delete": None}
     empty = ("Each message to a destination appears here, with every attempt to send it.", "")
 
     def has_replay_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:

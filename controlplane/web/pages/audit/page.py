@@ -27,8 +27,10 @@ from controlplane.releases.publishing.models import PublishedChange, Revision
 from controlplane.releases.revisions.links import object_urls
 from controlplane.releases.revisions.restoring import HANDLERS
 from controlplane.web.kit.filters import InstantRangeFilter
-from controlplane.web.kit.site import ReadOnlyAdmin, badge, instant, link_to, table
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import badge, instant, link_to, table
 from controlplane.web.pages.audit.filters import DeedFilter, ObjectFilter
+from controlplane.web.scope.rows import RowScope
 
 LINES_SHOWN = 3
 Lines = Callable[[QuerySet[AuditEntry]], Iterator[str]]
@@ -39,7 +41,7 @@ EXPORTS: dict[str, tuple[Lines, str]] = {
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
+class AuditEntryAdmin(AuditSearch, PartsPage):
     list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
     list_display_links = ["when"]
     list_filter = [
@@ -53,7 +55,7 @@ class AuditEntryAdmin(AuditSearch, ReadOnlyAdmin):
         "Actor, action, object, reason, or a whole id",
         "Beginning of an actor, action or object, or a whole id",
     )
-    project_path = "project"
+    scope = RowScope(paths=("project",))
     linked_filters = ("object_type", "object_id")
     fields = readonly_fields = [
         *("exactly", "author", "deed", "object_link", "object_id", "reason", "request_id"),

@@ -22,8 +22,10 @@ from controlplane.releases.drafts.models import PolicyDraft
 from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import ReasonDialog
-from controlplane.web.kit.site import ChangingAdmin, ReadOnlyAdmin, change_url, done, instant, link_to
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import change_url, done, instant, link_to
 from controlplane.web.kit.tags import tag
+from controlplane.web.scope.rows import RowScope
 
 TAGS = {"open": ("edit_note", "warn"), "published": ("check_circle", "good"), "discarded": ("delete", "")}
 
@@ -46,7 +48,7 @@ class DraftStateFilter(DropdownFilter):
 
 
 @admin.register(PolicyDraft)
-class PolicyDraftAdmin(ChangingAdmin, ReadOnlyAdmin):
+class PolicyDraftAdmin(PartsPage):
     # It is deleted with its policy, and only with it.
     ends_with_owner = True
     list_display = ["slug", "shown_state", "of", "headline", "owner", "saved_by", "saved"]
@@ -58,7 +60,7 @@ class PolicyDraftAdmin(ChangingAdmin, ReadOnlyAdmin):
         "A draft is a policy, or a change of one, that is not published. Save one from the form of a policy.",
         "",
     )
-    project_path = "project_id"
+    scope = RowScope(paths=("project_id",))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[PolicyDraft]:
         rows = super().get_queryset(request).select_related("policy__project", "project")

@@ -30,8 +30,10 @@ from controlplane.objects.projects.models import Project
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.heartbeats import Fleet
 from controlplane.web.kit import ends
-from controlplane.web.kit.site import ChangingAdmin, ReadOnlyAdmin, link_to, list_url
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import link_to, list_url
 from controlplane.web.pages.emergency.suspending import EndField, until
+from controlplane.web.scope.rows import RowScope, Visitor
 
 LENGTHS = {
     "900": "In 15 minutes",
@@ -83,10 +85,16 @@ class ValueForm(ReasonForm):
         self.fields["within"].empty_label = "All projects" if is_operator(user) else "Choose"
 
 
+def _of_members(rows: QuerySet[Suspended], user: Visitor, kind: str) -> QuerySet[Suspended]:
+    """Return what concerns the projects of the user, which is also what is suspended in all projects."""
+    return rows.filter(ALL_PROJECTS | concerning(projects_of(user).values("pk")))
+
+
 @admin.register(Suspension)
-class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
+class EmergencyAdmin(PartsPage):
     """One page for all of it. Members see what concerns their projects, and only operators break the glass."""
 
+    scope = RowScope(members=_of_members)
     ends_with_owner = True
 
     def has_module_permission(self, request: HttpRequest) -> bool:
@@ -100,13 +108,7 @@ class EmergencyAdmin(ChangingAdmin, ReadOnlyAdmin):
 
     def _ended(self, request: HttpRequest) -> QuerySet[EndedSuspension]:
         rows = EndedSuspension.objects.select_related("token__project", "project", "within")
-        return self.narrowed(rows, request.user)
-
-    def narrowed(self, rows: QuerySet[Any], user: Any, kind: str = "view") -> QuerySet[Any]:
-        """Return what concerns the projects of the user, which is also what is suspended in all projects."""
-        if is_operator(user):
-            return rows
-        return rows.filter(ALL_PROJECTS | concerning(projects_of(user).values("pk")))
+        return self.scope.narrow(rows, request.user)
 
     def get_urls(self) -> list[URLPattern]:
         posts = {

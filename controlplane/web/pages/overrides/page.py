@@ -1,5 +1,6 @@
 """The list and the form of overrides, and the page that raises a limit of a token or project."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,16 +28,18 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.jobs import many_overrides, run
 from controlplane.traffic.usage import units
 from controlplane.web.kit.amounts import counts_nothing
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, RowFilter
 from controlplane.web.kit.forms import RecordedForm
 from controlplane.web.kit.from_files import ManagedPage, with_mark
-from controlplane.web.kit.site import RecordedAdmin, actor_of, badge, change_url, instant, link_to
+from controlplane.web.kit.site import actor_of, badge, change_url, instant, link_to
 from controlplane.web.kit.state import state_of
 from controlplane.web.pages.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.web.pages.overrides.links import raise_name, raise_url
 from controlplane.web.pages.overrides.raising import Offers, offers
 from controlplane.web.pages.policies.scoped_admin import OverrideScope
 from controlplane.web.pages.review.override_admin import ReviewedOverrides
+from controlplane.web.scope.rows import RowScope, Visitor
 from enforcement.model.metered import MONEY
 
 # The name of the address that the form asks what a limit counts.
@@ -63,9 +66,25 @@ class StateFilter(DropdownFilter):
         return rows.exclude(ended_at=None) if self.value() == "ended" else rows.filter(ended_at=None)
 
 
+def _of_own_limits(rows: QuerySet[Override], user: Visitor, kind: str) -> QuerySet[Override]:
+    """Return the overrides of the user's projects. Members cannot change overrides of shared limits."""
+    found = OF_PROJECTS.of_projects(rows, user, kind)
+    return found if kind == "view" else found.exclude(limit__policy__project=None)
+
+
+def _in_force(rows: QuerySet[Override], user: Visitor, kind: str) -> QuerySet[Override]:
+    """Return those of *rows* that are in force. Those that have ended are history, which nobody changes."""
+    return rows if kind == "view" else rows.filter(ended_at=None)
+
+
+OF_PROJECTS = RowScope[Override](paths=("project_id", "token__project_id"))
+
+
 @admin.register(Override)
-class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin):
+class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, EditPage):
     form = OverrideForm
+    scope = replace(OF_PROJECTS, members=_of_own_limits, limits=_in_force)
+    manager = "with_ended"
     list_display = ["limit", "holder", "only_for", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
     ends_column = "ends_at"
@@ -117,13 +136,7 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
     def get_queryset(self, request: HttpRequest) -> QuerySet[Override]:
         """Return the overrides that the user may see, with those that have ended."""
         shown = Concat("limit__policy__slug", Value("/"), "limit__name")
-        rows = self.narrowed(Override.with_ended.order_by(*self.get_ordering(request)), request.user)
-        return rows.annotate(shown_limit=shown)
-
-    def narrowed(self, rows: QuerySet[Override], user: Any, kind: str = "view") -> QuerySet[Override]:
-        """Return the rows that the user may see or change. Those that have ended are history, which nobody changes."""
-        found = super().narrowed(rows, user, kind)
-        return found if kind == "view" else found.filter(ended_at=None)
+        return super().get_queryset(request).annotate(shown_limit=shown)
 
     @admin.action(description="Delete the selected overrides", permissions=["delete"])
     def delete_selected(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse | None:
@@ -152,13 +165,6 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, RecordedAdmin
             reason=state_of(request).tx.reason,
         )
         return HttpResponseRedirect(change_url(job))
-
-    def allows(self, request: HttpRequest, kind: str, obj: Any = None) -> bool:
-        if isinstance(obj, Override) and obj.ended_at is not None:
-            # History, which nobody changes.
-            rows = Override.with_ended.filter(pk=obj.pk)
-            return kind == "view" and self.narrowed(rows, request.user).exists()
-        return super().allows(request, kind, obj)
 
     def get_fieldsets(self, request: HttpRequest, obj: Override | None = None) -> list[Any]:
         """Return the fieldsets without the reason for a change, because an override has a reason of its own."""

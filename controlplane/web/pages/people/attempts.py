@@ -11,8 +11,8 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from controlplane.changes.change.transaction import OpenChange
-from controlplane.web.kit.site import RecordedAdmin, badge, instant
+from controlplane.web.kit.edit_page import EditPage
+from controlplane.web.kit.site import badge, instant
 from controlplane.web.login.known_browsers import is_of_a_browser
 from controlplane.web.login.lockout import states_of
 
@@ -50,26 +50,21 @@ def _address_of(attempt: AccessAttempt) -> str:
 
 
 @admin.register(AccessAttempt)
-class AccessAttemptAdmin(RecordedAdmin):
+class AccessAttemptAdmin(EditPage):
     """
     The page of failed log-ins. Deleting one lets its name and address log in again, and deleting all of an address lets
     that address log in again.
     """
 
+    kinds = frozenset({"view", "delete"})
+    is_published = False
     form = ModelForm
     change_form_before_template = None
     list_display = ["username", "address", "state", "at", "user_agent"]
     search_fields = ["username", "ip_address"]
     fields = readonly_fields = ["username", "address", "state", "at", "user_agent", "path_info"]
     list_before_template = "admin/sluicegate/lockouts.html"
-    delete_confirmation_template = "admin/sluicegate/delete.html"
     empty = ("Nobody has failed to log in.", "")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: AccessAttempt | None = None) -> bool:
-        return False
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
@@ -98,7 +93,3 @@ class AccessAttemptAdmin(RecordedAdmin):
 
     def recorded(self, obj: AccessAttempt) -> Failures:
         return Failures(obj)
-
-    def _publication(self, tx: OpenChange) -> str:
-        """Return an empty string, because enforcers do not know log-ins."""
-        return ""

@@ -11,12 +11,13 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminRadioSelectWidget, UnfoldAdminTextInputWidget
 
-from controlplane.changes.change.transaction import OpenChange
 from controlplane.objects.people.models import Membership
-from controlplane.objects.people.roles import OWNER, ROLES, WORDS
+from controlplane.objects.people.roles import ROLES, WORDS
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import RecordedForm
-from controlplane.web.kit.site import RecordedAdmin, badge, instant, link_to, list_url
+from controlplane.web.kit.site import badge, instant, link_to, list_url
+from controlplane.web.scope.rows import BY_OWNERS, RowScope
 
 
 class MembershipForm(RecordedForm):
@@ -58,7 +59,7 @@ class MembershipForm(RecordedForm):
 
 
 @admin.register(Membership)
-class MembershipAdmin(RecordedAdmin):
+class MembershipAdmin(EditPage):
     form = MembershipForm
     list_display = ["person_name", "project_link", "role_badge", "words", "since"]
     list_display_links = ["person_name"]
@@ -70,8 +71,8 @@ class MembershipAdmin(RecordedAdmin):
     add_fieldsets = [(None, {"fields": ["person", "project", "role"]})]
     fieldsets = [(None, {"fields": ["person_name", "project_link", "role", "since"]})]
     empty = ("A membership says what a person may do in one project.", "Add a member")
-    project_path = "project_id"
-    roles = dict.fromkeys(("view", "add", "change", "delete"), OWNER)
+    scope = RowScope(paths=("project_id",), roles=BY_OWNERS)
+    is_published = False
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"role": ROLES[0], **super().get_changeform_initial_data(request)}
@@ -101,7 +102,3 @@ class MembershipAdmin(RecordedAdmin):
         return HttpResponseRedirect(list_url(User))
 
     response_post_save_change = response_post_save_add
-
-    def _publication(self, tx: OpenChange) -> str:
-        """Return an empty string, because enforcers do not know memberships."""
-        return ""

@@ -21,14 +21,15 @@ from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldBooleanSwitchWidget
 
-from controlplane.changes.change.transaction import OpenChange
 from controlplane.objects.people.models import Membership
 from controlplane.objects.people.records import Recorded, is_in_operators, reset_second_factor, set_operator
 from controlplane.objects.people.roles import OPERATOR_WORDS, OPERATORS, OWNER, WORDS
 from controlplane.objects.people.scope import is_member, is_operator, projects_of
 from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.forms import ReasonDialog, RecordedForm
-from controlplane.web.kit.site import RecordedAdmin, badge, change_url, done, instant, link_to, links
+from controlplane.web.kit.site import badge, change_url, done, instant, link_to, links
+from controlplane.web.scope.rows import RowScope, Visitor
 
 # The pages of authenticators would show their keys.
 for model in (User, Group, TOTPDevice, StaticDevice):
@@ -73,8 +74,19 @@ class PersonCreationForm(UserCreationForm):
         return super().save(commit)
 
 
+def _of_owners(rows: QuerySet[User], user: Visitor, kind: str) -> QuerySet[User]:
+    """Return the members of the projects that an owner owns."""
+    owned = Membership.objects.filter(project__in=projects_of(user, OWNER)).order_by()
+    return rows.filter(pk__in=owned.values("user")) if kind == "view" else rows.none()
+
+
+def _but_oneself(rows: QuerySet[User], user: Visitor, kind: str) -> QuerySet[User]:
+    """Return *rows* without the own account, if they are deleted, so that one operator is left."""
+    return rows.exclude(pk=user.pk) if kind == "delete" else rows
+
+
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, RecordedAdmin):
+class UserAdmin(DjangoUserAdmin, EditPage):
     """
     The page "People". Operators manage accounts. Owners see the members of their projects, and manage memberships.
 
@@ -100,19 +112,10 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
     ]
     owners_fieldsets = [(None, {"fields": ["username", "memberships"]})]
     empty = ("Nobody is a member of your projects yet.", "")
-    roles = {"view": OWNER, "add": None, "change": None, "delete": None}
-
-    def narrowed(self, rows: QuerySet[User], user: Any, kind: str = "view") -> QuerySet[User]:
-        """Return the members of the projects that an owner owns. Operators delete all but themselves."""
-        if is_operator(user):
-            return rows if kind != "delete" else rows.exclude(pk=user.pk)
-        owned = Membership.objects.filter(project__in=projects_of(user, OWNER)).order_by()
-        return rows.filter(pk__in=owned.values("user")) if kind == "view" else rows.none()
-
-    def allows(self, request: HttpRequest, kind: str, obj: Any = None) -> bool:
-        if obj is None and kind == "view":
-            return is_member(request.user, OWNER)
-        return super().allows(request, kind, obj)
+    scope = RowScope(
+        members=_of_owners, limits=_but_oneself, roles={"view": OWNER, "add": None, "change": None, "delete": None}
+    )
+    is_published = False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         seen = Membership.objects.filter(project__in=projects_of(request.user, OWNER)).select_related("project")
@@ -233,10 +236,6 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
         """Return whether the user is an operator and the account is of somebody else. The own page asks for a code."""
         return is_operator(request.user) and self.key_of(object_id) != str(request.user.pk)
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may delete a person. Nobody deletes the own account, so that one operator is left."""
-        return super().has_delete_permission(request, obj) and not (obj is not None and obj == request.user)
-
     def save_related(self, request: HttpRequest, form: Any, formsets: list[Any], change: bool) -> None:
         if "operator" in form.cleaned_data:
             set_operator(form.instance, form.cleaned_data["operator"])
@@ -244,7 +243,3 @@ class UserAdmin(DjangoUserAdmin, RecordedAdmin):
 
     def recorded(self, obj: User) -> Recorded:
         return Recorded(obj)
-
-    def _publication(self, tx: OpenChange) -> str:
-        """Return an empty string, because enforcers do not know users."""
-        return ""

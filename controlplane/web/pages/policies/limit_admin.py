@@ -8,18 +8,20 @@ from django.db.models.functions import Concat
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from controlplane.objects.policies.models import Limit, Policy
-from controlplane.web.kit.site import ReadOnlyAdmin, change_url, list_url
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.site import change_url, list_url
+from controlplane.web.scope.rows import RowScope
 
 
 @admin.register(Limit)
-class LimitAdmin(ReadOnlyAdmin):
+class LimitAdmin(PartsPage):
     """A page that other forms search. Limits are edited in the form of their policy."""
 
     # "shown" is the name that the box shows, such as "free/per-minute".
     search_fields = ["shown", "name", "policy__slug"]
     list_select_related = ["policy"]
     ordering = ["policy__slug", "position"]
-    project_path, shared = "policy__project_id", True
+    scope = RowScope(paths=("policy__project_id",), shared=True)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return False

@@ -18,21 +18,11 @@ from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import Instance
 from controlplane.traffic.usage import units
 from controlplane.web.kit.amounts import counts_nothing
-from controlplane.web.kit.deletion import NamedDeletion
 from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.from_files import ManagedPage
-from controlplane.web.kit.site import (
-    RecordedAdmin,
-    StackedInline,
-    badge,
-    change_url,
-    done,
-    instant,
-    link_to,
-    links,
-    list_url,
-)
+from controlplane.web.kit.site import StackedInline, badge, change_url, done, instant, link_to, links, list_url
 from controlplane.web.kit.state import state_of
 from controlplane.web.pages.drafts.views import DraftedPolicies
 from controlplane.web.pages.near import UsageDay
@@ -95,9 +85,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(
-    NamedDeletion, ManagedPage, UsageDay, PolicyColumns, PolicyScope, DraftedPolicies, ReviewedPolicies, RecordedAdmin
-):
+class PolicyAdmin(ManagedPage, UsageDay, PolicyColumns, PolicyScope, DraftedPolicies, ReviewedPolicies, EditPage):
     list_display = [
         *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
         *("managed", "published"),
@@ -114,6 +102,7 @@ class PolicyAdmin(
     ]
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]}), METERED_REQUESTS]
     form = PolicyForm
+    asked_name = str
     inlines = [LimitInline]
     change_form_outer_after_template = "admin/sluicegate/policy_after.html"
     list_before_template = "admin/sluicegate/draft_note.html"

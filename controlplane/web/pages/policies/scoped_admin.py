@@ -13,6 +13,8 @@ from controlplane.objects.people.roles import EDITOR
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Token
+from controlplane.web.kit.page import page_of
+from controlplane.web.scope.rows import RowScope
 
 
 class ModeFilter(DropdownFilter):
@@ -32,7 +34,7 @@ class ModeFilter(DropdownFilter):
 class PolicyScope:
     """A mixin for the pages of policies. Members read the shared ones, and how much of it their projects use."""
 
-    project_path, shared = "project_id", True
+    scope = RowScope(paths=("project_id",), shared=True)
 
     def get_form(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> Any:
         form = super().get_form(request, obj, **options)
@@ -49,7 +51,7 @@ class PolicyScope:
 
     def _count_overrides(self, request: HttpRequest, policies: list[Policy]) -> None:
         """Set ``raised`` to the number of the overrides of each policy that the user may see."""
-        seen = self.admin_site.get_model_admin(Override).narrowed(Override.objects.all(), request.user)
+        seen = page_of(Override).scope.narrow(Override.objects.all(), request.user)
         count = CappedCount(seen.filter(limit__policy=OuterRef("pk")))
         rows = Policy.objects.filter(pk__in=[policy.pk for policy in policies]).order_by()
         found = dict(rows.annotate(found=count).values_list("pk", "found"))
@@ -70,13 +72,6 @@ class PolicyScope:
 
 class OverrideScope:
     """A mixin for the pages of overrides. A member could otherwise lift what operators set for all projects."""
-
-    project_path = ("project_id", "token__project_id")
-
-    def narrowed(self, rows: QuerySet[Override], user: Any, kind: str = "view") -> QuerySet[Override]:
-        """Return the overrides of the user's projects. Members cannot change overrides of shared limits."""
-        found = super().narrowed(rows, user, kind)
-        return found if kind == "view" or is_operator(user) else found.exclude(limit__policy__project=None)
 
     def choices(self, model: type[Model], user: Any, rows: QuerySet | None = None) -> QuerySet:
         """Return the limits of the projects' own policies, and the tokens and projects that the user may change."""

@@ -34,17 +34,24 @@ from controlplane.objects.prices.models import (
 from controlplane.objects.prices.seen import MOST_SHOWN, SeenModel, seen_lately, usage_table
 from controlplane.releases.publishing.models import Revision
 from controlplane.traffic.fleet import heartbeats
-from controlplane.web.kit.site import RecordedAdmin, badge, instant, list_url, long_name
+from controlplane.web.kit.edit_page import EditPage
+from controlplane.web.kit.site import badge, instant, list_url, long_name
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
 from controlplane.web.pages.prices.price_form import PriceForm, line_of
+from controlplane.web.scope.rows import RowScope, Visitor
 from enforcement.metering.price_documents import MAX_ADDED_TOKENS
 
 BROKEN_LATELY = timedelta(days=1)
 
 
+def _of_operators(rows: QuerySet[ModelPrice], user: Visitor, kind: str) -> QuerySet[ModelPrice]:
+    """Return those of *rows* to which somebody has this access. Nobody changes the prices of the catalogue."""
+    return rows if kind == "view" else rows.filter(source=OPERATOR)
+
+
 @admin.register(ModelPrice)
-class ModelPriceAdmin(RecordedAdmin):
+class ModelPriceAdmin(EditPage):
     list_display = ["model_name", "origin", "input_rate", "cached_rate", "output_rate", "begins", "ends", "changed"]
     list_filter = [("source", ChoicesDropdownFilter)]
     search_fields = ["pattern"]
@@ -88,7 +95,7 @@ class ModelPriceAdmin(RecordedAdmin):
     ]
     list_before_template = "admin/sluicegate/models.html"
     # Members read the prices, and see which models their projects use.
-    shared = True
+    scope = RowScope(shared=True, limits=_of_operators)
     empty = ("A price says what a million tokens of a model cost. Limits of money need the price of each model.", "")
 
     @contextmanager
@@ -102,12 +109,6 @@ class ModelPriceAdmin(RecordedAdmin):
             return self.shown_fieldsets if is_operator(request.user) else self.members_fieldsets
         fieldsets = super().get_fieldsets(request, obj)
         return fieldsets if obj else [part for part in fieldsets if part[0] != "Origin"]
-
-    def has_change_permission(self, request: HttpRequest, obj: ModelPrice | None = None) -> bool:
-        return super().has_change_permission(request, obj) and (obj is None or obj.is_operators)
-
-    def has_delete_permission(self, request: HttpRequest, obj: ModelPrice | None = None) -> bool:
-        return super().has_delete_permission(request, obj) and (obj is None or obj.is_operators)
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
@@ -217,11 +218,6 @@ class ModelPriceAdmin(RecordedAdmin):
 
     def delete_model(self, request: HttpRequest, obj: ModelPrice) -> None:
         delete_price(state_of(request).tx, obj)
-
-    def narrowed(self, rows: QuerySet, user: Any, kind: str = "view") -> QuerySet:
-        """Return those of *rows* to which the user has this access. Nobody changes the prices of the catalogue."""
-        found = super().narrowed(rows, user, kind)
-        return found if kind == "view" else found.filter(source=OPERATOR)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ModelPrice]) -> None:
         for price in queryset:

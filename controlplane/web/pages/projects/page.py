@@ -25,23 +25,14 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.publishing.models import RepairedKey
 from controlplane.releases.revisions.links import revision_of
 from controlplane.releases.revisions.listing import seconds
-from controlplane.web.kit.deletion import NamedDeletion
 from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.from_files import ManagedPage, with_mark
 from controlplane.web.kit.links import statement_url
-from controlplane.web.kit.site import (
-    RecordedAdmin,
-    badge,
-    confirmed,
-    in_dialog,
-    instant,
-    link_to,
-    links,
-    list_url,
-    list_url_of_audit,
-)
+from controlplane.web.kit.secret import secret_page
+from controlplane.web.kit.site import badge, confirmed, in_dialog, instant, link_to, links, list_url, list_url_of_audit
 from controlplane.web.kit.snippets import token_snippets
 from controlplane.web.kit.tags import tag
 from controlplane.web.pages.counters import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
@@ -54,24 +45,25 @@ from controlplane.web.pages.review.attached_admin import ReviewedAttachment
 from controlplane.web.pages.tokens.bulk import BulkActions, DeletedByJob
 from controlplane.web.pages.tokens.hygiene import Hygiene, HygieneFilter
 from controlplane.web.pages.tokens.labels import usage_url
+from controlplane.web.scope.rows import RowScope
 
 
 @admin.register(Project)
 class ProjectAdmin(
     UsageDay,
     DeletedByJob,
-    NamedDeletion,
     NearestLimit,
     Suspendable,
     LiveCounters,
     ManagedPage,
     ReviewedAttachment,
-    RecordedAdmin,
+    EditPage,
 ):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
     list_filter = ["active", SuspendedFilter, NearFilter]
     search_fields = ["slug", "name"]
+    asked_name = str
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
     actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
@@ -81,8 +73,7 @@ class ProjectAdmin(
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
     empty = ("A project is a tenant. It owns tokens, and limits that all of them share.", "Add the first project")
-    project_path = "pk"
-    roles = {"view": VIEWER, "add": None, "change": EDITOR, "delete": OWNER}
+    scope = RowScope(paths=("pk",), roles={"view": VIEWER, "add": None, "change": EDITOR, "delete": OWNER})
 
     def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> list[str]:
         """Return more fields for members, who do not change what is for operators."""
@@ -253,7 +244,7 @@ class TokenAdmin(
         "A token is the credential of a client. Its secret is shown once, when it is created. Proxies know its digest.",
         "Create the first token",
     )
-    project_path = "project_id"
+    scope = RowScope(paths=("project_id",))
     issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
     snippets = staticmethod(examples)
 
@@ -342,7 +333,7 @@ class TokenAdmin(
         except ValidationError as exc:  # another request has ended the token meanwhile
             messages.error(request, " ".join(exc.messages))
             return HttpResponseRedirect(list_url(Token))
-        return self.secret_page(request, issued, secret, former=token)
+        return secret_page(self, request, issued, secret, token_snippets(secret), former=token)
 
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
         response = super().response_add(request, obj, post_url_continue)

@@ -71,7 +71,7 @@ class LabelGroups:
         """Return the page of the active tokens that the user may see, grouped by one of their labels."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        tokens: QuerySet[Token] = self.narrowed(Token.objects.live(timezone.now()), request.user)
+        tokens: QuerySet[Token] = self.scope.narrow(Token.objects.live(timezone.now()), request.user)
         oldest = tokens.order_by("-created_at").values_list("created_at", flat=True)[MOST_GROUPED : MOST_GROUPED + 1]
         is_cut = len(oldest) > 0
         if is_cut:

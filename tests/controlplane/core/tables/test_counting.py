@@ -13,7 +13,7 @@ from controlplane.core.tables import indexing
 from controlplane.core.tables.counting import MoreThan, as_capped, capped
 from controlplane.core.tables.paging import CappedPaginator
 from controlplane.objects.projects.models import Token
-from controlplane.web.kit.site import ModelAdmin
+from controlplane.web.kit.page import PartsPage
 from tests.controlplane.pages import text_of
 from tests.controlplane.web.kit.test_site_lists import TOKENS
 from tests.factories import (
@@ -85,7 +85,7 @@ def costs(size: data.Size, people: tuple[str, ...]) -> dict[tuple[str, str], Cos
 )
 def test_no_page_asks_more_of_the_database_with_more_rows(monkeypatch):
     """In a small run, a page of a list has fewer rows, since most of the time goes into their HTML."""
-    monkeypatch.setattr(ModelAdmin, "list_per_page", scale(10, ModelAdmin.list_per_page))
+    monkeypatch.setattr(PartsPage, "list_per_page", scale(10, PartsPage.list_per_page))
     many = data.Size(*scale((2_400, 300, FEW.projects + MORE_PROJECTS), (20_000, 500, 300)))
     people = scale(("operator",), ("operator", "member-0", "member-1"))
 

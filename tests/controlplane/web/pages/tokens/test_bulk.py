@@ -16,7 +16,7 @@ from controlplane.operations.jobs import many_tokens, run
 from controlplane.operations.jobs.models import Job
 from controlplane.releases.publishing import publisher
 from controlplane.releases.publishing.models import OutboxEntry, Revision
-from controlplane.web.kit.site import RecordedAdmin
+from controlplane.web.kit.edit_page import EditPage
 from tests.controlplane.web.kit.reviews import enforce
 from tests.factories import LimitFactory, OverrideFactory, PolicyFactory, ProjectFactory, TokenFactory
 
@@ -238,7 +238,7 @@ def test_a_deletion_from_another_list_names_its_search_and_is_bounded(as_ann, st
     chosen = {"action": "delete_selected", "select_across": "1", "_selected_action": [row.pk for row in policies]}
     assert "All that were found by search “free”." in as_ann.post(url, chosen).content.decode()
 
-    monkeypatch.setattr(RecordedAdmin, "most_at_once", 3)
+    monkeypatch.setattr(EditPage, "most_at_once", 3)
     sent = {**chosen, "post": "yes", "object_name": "4 policies"}
     page = as_ann.post(url, sent, follow=True).content.decode()
 
