@@ -159,9 +159,8 @@ def _anchor() -> Head:
     first = AuditSeal.objects.first()
     if first is None or AuditEntry.objects.filter(pk=first.entry_id).exists():
         return Head()
-    pruned = AuditEntry.objects.filter(action=PRUNED).values_list("after", flat=True)
-    known = {(record["number"], record["digest"]) for record in pruned}
-    return Head(first.number, first.digest) if (first.number, first.digest) in known else Head()
+    pruned = AuditEntry.objects.filter(action=PRUNED, after__number=first.number, after__digest=first.digest)
+    return Head(first.number, first.digest) if pruned.exists() else Head()
 
 
 PRUNED = "audit.prune"
@@ -186,9 +185,7 @@ class Pruned:
 class Recording(Protocol):
     """The open change in which the audit is pruned."""
 
-    def record(
-        self, action: str, obj: Any, *, before: dict[str, Any] | None, after: dict[str, Any] | None
-    ) -> object: ...
+    def record(self, action: str, obj: Any, *, before: None, after: dict[str, object]) -> object: ...
 
 
 def prune(tx: Recording, before: datetime) -> int:
@@ -205,8 +202,9 @@ def prune(tx: Recording, before: datetime) -> int:
         return 0
     count = _delete(last.number)
     if count:
-        after: dict[str, Any] = {"number": last.number, "digest": last.digest, "entries": count}
-        tx.record(PRUNED, Pruned(), before=None, after={**after, "before": before.isoformat()})
+        end = {"number": last.number, "digest": last.digest}
+        after = {**end, "entries": count, "before": before.isoformat()}
+        tx.record(PRUNED, Pruned(), before=None, after=after)
     return count
 
 

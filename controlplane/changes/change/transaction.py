@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import batched, groupby
-from typing import Any
+from typing import Any, Protocol
 
 from django.core.exceptions import ValidationError
-from django.db import models, transaction
+from django.db import transaction
 
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.changes.change.outbox import OutboxEntry
@@ -24,6 +24,27 @@ AT_ONCE = 1000
 
 Record = dict[str, Any] | None
 Publish = Callable[[str], int | None]
+
+
+class ModelOptions(Protocol):
+    """What a change asks of the options of a model."""
+
+    @property
+    def model_name(self) -> str | None: ...
+
+
+class Audited(Protocol):
+    """A row whose changes the audit records, or an object in its place."""
+
+    @property
+    def pk(self) -> str | int: ...
+    @property
+    def _meta(self) -> ModelOptions: ...
+    def as_record(self) -> dict[str, object]: ...
+    def touches(self) -> Iterable[tuple[str, str]]: ...
+    def dependents(self) -> "Iterable[Audited]": ...
+    def delete(self) -> object: ...
+
 
 _publish: list[Publish] = []
 
@@ -110,18 +131,18 @@ class OpenChange:
             return "Saved. The change will be published when the store is available."
         return f"Published as revision {self.revision}."
 
-    def created(self, obj: models.Model) -> None:
+    def created(self, obj: Audited) -> None:
         """Write the audit entry and the outbox entries for the new row *obj*."""
         self.record(f"{obj._meta.model_name}.create", obj, before=None, after=obj.as_record())
 
-    def updated(self, obj: models.Model, before: dict[str, Any]) -> None:
+    def updated(self, obj: Audited, before: dict[str, object]) -> None:
         """
         Write the audit entry and the outbox entries for the changed row *obj*. *before* is the value of ``as_record()``
         before the change.
         """
         self.record(f"{obj._meta.model_name}.update", obj, before=before, after=obj.as_record())
 
-    def delete(self, obj: models.Model) -> None:
+    def delete(self, obj: Audited) -> None:
         """
         Delete *obj* and the rows that depend on it, and write the audit entry of each and the outbox entries.
 
@@ -137,7 +158,7 @@ class OpenChange:
         for row, before in narrowed:
             self.record(row.narrow(), row, before=before, after=row.as_record())
 
-    def record(self, action: str, obj: models.Model, *, before: Record, after: Record) -> None:
+    def record(self, action: str, obj: Audited, *, before: Record, after: Record) -> None:
         """
         Write the audit entry and the outbox entries for *obj*, and increase its version or that of its policy.
 
@@ -154,7 +175,7 @@ class OpenChange:
             for dependent in obj.dependents():
                 self._touch_all(dependent)
 
-    def record_many(self, action: str, changed: Iterable[tuple[models.Model, Record, Record]]) -> None:
+    def record_many(self, action: str, changed: Iterable[tuple[Audited, Record, Record]]) -> None:
         """
         Write what ``record()`` writes for each (object, before, after), with few statements.
 
@@ -165,7 +186,7 @@ class OpenChange:
             AuditEntry.objects.bulk_create([self._entry(action, *one) for one in some])
             self._touch(pair for obj, _, _ in some for pair in obj.touches())
 
-    def record_deleted(self, rows: Iterable[models.Model]) -> None:
+    def record_deleted(self, rows: Iterable[Audited]) -> None:
         """Write what ``record()`` writes for rows that the caller deletes next, with few statements."""
         for name, some in groupby(rows, lambda row: row._meta.model_name):
             self.record_many(f"{name}.delete", ((row, row.as_record(), None) for row in some))
@@ -180,12 +201,12 @@ class OpenChange:
             (publish,) = _publish
             self.revision = publish(self.id)
 
-    def _entry(self, action: str, obj: models.Model, before: Record, after: Record) -> AuditEntry:
+    def _entry(self, action: str, obj: Audited, before: Record, after: Record) -> AuditEntry:
         return AuditEntry(
             actor=self.actor.name[:200],
             channel=self.actor.channel,
             action=action,
-            object_type=obj._meta.model_name,
+            object_type=obj._meta.model_name or "",
             object_id=obj.pk,
             object_label=str(obj)[:300],
             before=before,
@@ -202,19 +223,19 @@ class OpenChange:
         OutboxEntry.objects.bulk_create([OutboxEntry(kind=kind, object_id=pk, **author) for kind, pk in new])
         self._touched.update(new)
 
-    def _touch_all(self, obj: models.Model) -> None:
+    def _touch_all(self, obj: Audited) -> None:
         self._touch(obj.touches())
 
     @staticmethod
-    def _advance(obj: models.Model, before: Record, after: Record) -> None:
+    def _advance(obj: Audited, before: Record, after: Record) -> None:
         whole = getattr(obj, "whole", obj)
         if isinstance(whole, Versioned) and (whole is not obj or (before and after)):
             whole.advance()
-        if after and "version" in after:
+        if after and "version" in after and isinstance(obj, Versioned):
             after["version"] = obj.version
 
 
-def _project_of(obj: models.Model, before: Record, after: Record) -> str:
+def _project_of(obj: Audited, before: Record, after: Record) -> str:
     """Return the id of the project whose members may read the audit of *obj*, or an empty string if only operators."""
     if hasattr(obj, "audited_project"):
         return obj.audited_project(before, after) or ""
