@@ -15,10 +15,8 @@ from enforcement.metering.estimated import BYTES_PER_TOKEN as BYTES_PER_TOKEN
 from enforcement.metering.estimated import FACTOR, PLAIN, PricedBy, text_tokens
 from enforcement.metering.estimated import PER_MILLE as PER_MILLE
 from enforcement.metering.estimated import Estimate as Estimate
-from enforcement.model.metered import DEFAULT_METERING, DRAIN, FrozenMapping, Metering
+from enforcement.model.metered import DEFAULT_METERING, DRAIN, USUAL_OUTPUT_CAP, FrozenMapping, Metering
 
-DEFAULT_CAP: Final = 4_096
-"""Output tokens of a request that names no cap, under policies that name none either."""
 MESSAGE_TOKENS: Final = 16
 """The most tokens that a provider puts around one message, such as those of its role."""
 _CLASSES: Final = {"image": "input_image", "audio": "input_audio", "video": "input_video"}
@@ -88,7 +86,7 @@ def estimate_request(
     if bound and part_bound is not None:
         others = part_bound
     if cap is None:
-        cap = DEFAULT_CAP if metering.default_cap is None else metering.default_cap
+        cap = USUAL_OUTPUT_CAP if metering.default_cap is None else metering.default_cap
     classes: tuple[tuple[str, int], ...] = ()
     if others and not bound:
         classes = tuple([(_CLASSES[it], tokens.get(it, 0) * count) for it, count in present.items() if it in _CLASSES])

@@ -19,7 +19,6 @@ from enforcement.metering.charges import (
     unmetered_terms,
 )
 from enforcement.metering.estimate import (
-    DEFAULT_CAP,
     Estimate,
     NoBound,
     clamp,
@@ -32,7 +31,7 @@ from enforcement.metering.request import MCP, MeteredRequest, Parsed, Unmetered
 from enforcement.metering.typical import NONE_LEARNED, Learned, typical_tokens
 from enforcement.model.checks import shown
 from enforcement.model.limits import Limit
-from enforcement.model.metered import METERED_UNITS, MONEY, Metering, cost_name
+from enforcement.model.metered import METERED_UNITS, MONEY, USUAL_OUTPUT_CAP, Metering, cost_name
 
 WHY_UNMETERED: Mapping[str, str] = {
     "method": "only a POST to a provider has a cost that can be read",
@@ -288,7 +287,7 @@ def _default_cap(rules: Metering, price: Price | None) -> int:
     """Return the cap of a request that names none: that of its policies, else that of its model, else the usual one."""
     if rules.default_cap is not None:
         return rules.default_cap
-    return (price.default_cap if price else 0) or DEFAULT_CAP
+    return (price.default_cap if price else 0) or USUAL_OUTPUT_CAP
 
 
 def _typical(asked: MeteredRequest, rules: Metering, learned: Learned, terms: ChargeTerms) -> Estimate:

@@ -48,6 +48,8 @@ PARTS: Final = ("image", "audio", "video", "file", "other")
 """The kinds of parts of a request that are not text."""
 MAX_OUTPUT_CAP: Final = 2**31 - 1
 """The greatest number of output tokens that a request may allow."""
+USUAL_OUTPUT_CAP: Final = 4_096
+"""Output tokens of a request that names no cap, if neither its policy nor the price of its model does."""
 MAX_PART_TOKENS: Final = 1_000_000_000
 
 V = TypeVar("V")
@@ -107,7 +109,7 @@ class Metering:
         estimate: ``typical`` estimates the input from the length of the text. ``bound`` takes the most that it can be,
             and refuses what has no bound.
         default_cap: Output tokens of a request that names no cap, 1 to 2**31 - 1. They are written into the request.
-            None: see :data:`~enforcement.metering.estimate.DEFAULT_CAP`.
+            None: that of the price of its model, else :data:`USUAL_OUTPUT_CAP`.
         part_tokens: Tokens of one part that is not text, by its kind, see :data:`PARTS`.
         on_disconnect: ``free`` cancels the call to the provider when the client leaves. ``drain`` reads its answer to
             the end, within bounds, for its usage. Empty: ``drain`` with a bound, else ``free``.

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from enforcement.model.limit_fields import closed
 from enforcement.model.limit_schema import limit_schema
-from enforcement.model.metered import (
-    DISCONNECTS,
-    ESTIMATES,
-    MAX_LOST_AFTER,
-    MAX_OUTPUT_CAP,
-    MAX_PART_TOKENS,
-    PARTS,
-)
+from enforcement.model.metering_schema import METERING
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 from enforcement.policy_files.fields import GLOBAL, OVERRIDE, POLICY, PROJECT, REQUIRED, TOKEN_OVERRIDE, FileField
 from enforcement.policy_files.policy_file import MAX_OVERRIDES, MAX_POLICIES, MAX_TOKEN_OVERRIDES, VERSION
 
 ADDRESS: Final = "/static/controlplane/policy-file.schema.json"
 """Where a control plane has it."""
-_CAP: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_OUTPUT_CAP}
-
-
-def _choice(values: tuple[str, ...]) -> dict[str, Any]:
-    return {"type": "string", "enum": list(values)}
-
-
-def _integers(names: Iterable[str], most: int) -> dict[str, Any]:
-    return closed({name: {"type": "integer", "minimum": 0, "maximum": most} for name in names})
 
 
 def _of_fields(fields: Mapping[str, FileField]) -> dict[str, Any]:
     required = [name for name, field in fields.items() if field.default is REQUIRED]
     return closed({name: dict(field.schema) for name, field in fields.items()}, *required)
-
-
-METERING: Final = closed(
-    {
-        "estimate": _choice(ESTIMATES),
-        "default_cap": _CAP,
-        "part_tokens": _integers(PARTS, MAX_PART_TOKENS),
-        "on_disconnect": _choice(DISCONNECTS),
-        "clamp_at_least": _CAP,
-        "lost_after": {"type": "integer", "minimum": 0, "maximum": MAX_LOST_AFTER},
-    }
-)
 
 
 def schema() -> dict[str, Any]:

@@ -11,9 +11,9 @@ from controlplane.objects.prices.broken import lately
 from controlplane.objects.prices.models import ModelPrice
 from controlplane.objects.prices.seen import read_prices, usage_table
 from enforcement.metering.charges import Counts
-from enforcement.metering.estimate import DEFAULT_CAP
 from enforcement.metering.settlement import ESTIMATED, OBSERVED
 from enforcement.model.instants import to_us
+from enforcement.model.metered import USUAL_OUTPUT_CAP
 from enforcement.model.strict_json import dumps
 
 WEEK = timedelta(days=7)
@@ -56,7 +56,7 @@ def unseen_week(now: datetime) -> dict[str, int]:
     result = {"requests": 0, "charged": 0, "estimated": 0}
     for row in rows.filter(settled_as=OBSERVED).values("model").annotate(**sums).order_by():
         like = estimated.get(row["model"])
-        cap = like["said"] // like["n"] if like and like["n"] else DEFAULT_CAP
+        cap = like["said"] // like["n"] if like and like["n"] else USUAL_OUTPUT_CAP
         price = prices.find(row["model"], at_us)
         each = Counts(row["read"] // max(1, row["n"]), output=cap)
         result["requests"] += row["n"]

@@ -26,7 +26,7 @@ from controlplane.objects.projects.models import SLUG_PATTERN, Project
 from controlplane.traffic.usage import units
 from controlplane.web.rest.review import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
 from controlplane.web.restkit.fields import MANAGED_BY, ReferenceField
-from controlplane.web.restkit.limit_schema import METERING, REFERENCE
+from controlplane.web.restkit.limit_schema import REFERENCE
 from controlplane.web.restkit.ordering import OrderField, SearchField, found_by
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import (
@@ -46,6 +46,7 @@ from enforcement.model.limit_fields import BY_NAME, FIELDS, NULLABLE
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.limits import Limit as LimitValue
 from enforcement.model.metered import InvalidMetering, Metering
+from enforcement.model.metering_schema import METERING
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 PER_MINUTE = {"name": "per-minute", "algorithm": "sliding_window", "quota": 100, "window_seconds": 60}

@@ -1,72 +1,11 @@
-"""The schemas of a limit and of the rules for metered requests in the OpenAPI document."""
+"""The schema of a limit in the OpenAPI document."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from enforcement.metering.estimate import DEFAULT_CAP
 from enforcement.model.limit_schema import limit_schema
-from enforcement.model.metered import (
-    DISCONNECTS,
-    ESTIMATES,
-    MAX_LOST_AFTER,
-    MAX_OUTPUT_CAP,
-    MAX_PART_TOKENS,
-    PARTS,
-    USUAL_LOST_AFTER,
-)
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 
 NAME = "Limit"
 REFERENCE = {"$ref": f"#/components/schemas/{NAME}"}
-_OUTPUT_CAP = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_OUTPUT_CAP}
-
-
-def _integers(names: Iterable[str], most: int) -> dict[str, Any]:
-    properties = {name: {"type": "integer", "minimum": 0, "maximum": most} for name in names}
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
 LIMIT = limit_schema(rest=True)
-METERING: dict[str, Any] = {
-    "type": "object",
-    "description": "How requests are metered that a limit of tokens or money counts.",
-    "additionalProperties": False,
-    "properties": {
-        "estimate": {
-            "type": "string",
-            "enum": list(ESTIMATES),
-            "default": ESTIMATES[0],
-            "description": "With bound, the most that the input can be is reserved, and what has no bound is denied.",
-        },
-        "default_cap": {
-            **_OUTPUT_CAP,
-            "description": "Output tokens of a request that names no cap. If left out, the `default_cap` of the price "
-            f"of its model, else {DEFAULT_CAP}.",
-        },
-        "part_tokens": {
-            **_integers(PARTS, MAX_PART_TOKENS),
-            "description": "Tokens of a part of a request that is not text, by its kind.",
-            "example": {"image": 1000},
-        },
-        "on_disconnect": {
-            "type": "string",
-            "enum": list(DISCONNECTS),
-            "description": "What happens to an answer whose client left. With drain, it is read to its end, within "
-            "bounds, for the usage that the provider reports. With free, the call is cancelled. If left out, drain "
-            "with estimate bound, else free.",
-        },
-        "clamp_at_least": {
-            **_OUTPUT_CAP,
-            "description": "Lower the cap of a request to what its limits have left, but not below this number.",
-        },
-        "lost_after": {
-            "type": "integer",
-            "minimum": 0,
-            "maximum": MAX_LOST_AFTER,
-            "default": USUAL_LOST_AFTER,
-            "description": "Seconds after which a metered reservation that its process has lost is settled as its "
-            "estimate. 0: as soon as it is found. 604800: only by hand, as its record is gone then.",
-        },
-    },
-}
-LIMITS = {"type": "array", "items": REFERENCE, "maxItems": MAX_LIMITS_PER_POLICY}
+LIMITS: dict[str, Any] = {"type": "array", "items": REFERENCE, "maxItems": MAX_LIMITS_PER_POLICY}

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from enforcement.metering.amounts import CLASSES, Usage
 from enforcement.metering.charges import Counts, ReservationDenial, terms_of, unmetered_terms, weighed
 from enforcement.metering.estimate import (
-    DEFAULT_CAP,
     MESSAGE_TOKENS,
     Estimate,
     NoBound,
@@ -20,7 +19,7 @@ from enforcement.metering.estimate import (
 )
 from enforcement.metering.prices import NO_PRICES, Price, Prices, Rates
 from enforcement.model.limits import Limit
-from enforcement.model.metered import TOKEN_UNITS, Metering
+from enforcement.model.metered import TOKEN_UNITS, USUAL_OUTPUT_CAP, Metering
 from enforcement.model.sizes import MAX_NUMBER
 from tests.enforcement.metering.fleet import examples
 
@@ -52,7 +51,7 @@ def test_the_input_is_rounded_up_once(text_bytes, factor):
 
 def test_a_request_without_a_cap_gets_the_policys_or_the_usual_one():
     """A cap of 0, as embeddings have it, is a cap."""
-    assert estimate_request(Metering(), text_bytes=0).cap == DEFAULT_CAP
+    assert estimate_request(Metering(), text_bytes=0).cap == USUAL_OUTPUT_CAP
     assert estimate_request(Metering(default_cap=200), text_bytes=0, n=2).output == 400
     assert estimate_request(Metering(default_cap=200), text_bytes=0, cap=0).output == 0
 

@@ -12,13 +12,13 @@ from controlplane.objects.people.scope import is_operator
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import SLUG_RULE
 from controlplane.web.kit.forms import NumbersField, ReasonDialog, RecordedForm
-from enforcement.metering.estimate import DEFAULT_CAP
 from enforcement.model.metered import (
     MAX_LOST_AFTER,
     MAX_OUTPUT_CAP,
     PARTS,
     USUAL_DISCONNECT,
     USUAL_LOST_AFTER,
+    USUAL_OUTPUT_CAP,
     InvalidMetering,
     Metering,
 )
@@ -77,7 +77,7 @@ class PolicyForm(RecordedForm):
     default_cap = _integer(
         "Default cap",
         "Output tokens of a request that names no cap. It is written into the request. If empty, the default_cap of "
-        f"the model's price, else {DEFAULT_CAP:,}.",
+        f"the model's price, else {USUAL_OUTPUT_CAP:,}.",
     )
     part_tokens = NumbersField(
         required=False,
