@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import batched, chain
-from typing import Any
 
 import numpy as np
 from django.db.models import Q, QuerySet
@@ -13,7 +12,7 @@ from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.preview.replay import Case, Days, seconds_of_day
-from controlplane.releases.preview.supposed import SAVED, Supposed, overridden
+from controlplane.releases.preview.supposed import SAVED, Supposed, holder_of, overridden
 from controlplane.traffic.callers.chunks import HEAD, Chunk, DaySum, StoredChunk, read_hours
 from controlplane.traffic.callers.kinds import ANONYMOUS, EVERYTHING, PROJECT, TOKEN, Caller
 from controlplane.traffic.callers.models import RecordedDay
@@ -186,7 +185,9 @@ class Callers:
         for tokens in batched(self.projects_of, AT_ONCE):
             yield from others.filter(token_id__in=tokens).values_list(*names)
 
-    def _rows_of(self, chosen: Collection[Caller], days: Sequence[date]) -> Iterable[tuple[str, str, date, bytes]]:
+    def _rows_of(
+        self, chosen: Collection[Caller], days: Sequence[date]
+    ) -> Iterable[tuple[str, str, date, bytes | memoryview]]:
         rows = _days(days)
         if (EVERYTHING, "") not in chosen:
             ids = ([pk for kind, pk in chosen if kind == wanted] for wanted in (TOKEN, PROJECT, ANONYMOUS))
@@ -196,15 +197,14 @@ class Callers:
 
 def _numbers(override: Override) -> tuple[Caller, int, int | None]:
     """Return the holder, the quota and the burst of a saved override."""
-    holder = (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id)
-    return holder, override.quota, override.burst
+    return holder_of(override), override.quota, override.burst
 
 
 def _days(days: Sequence[date]) -> QuerySet[RecordedDay]:
     return RecordedDay.objects.filter(day__gte=days[0], day__lte=days[-1])
 
 
-def _sent_by(tokens: Any, projects: Sequence[str], open_projects: Sequence[str]) -> Q:
+def _sent_by(tokens: Iterable[str], projects: Sequence[str], open_projects: Sequence[str]) -> Q:
     """Return the condition of the rows of tokens, of all tokens of projects, and of projects without a token."""
     of_project = Q(project_id__in=projects) & ~Q(token_id="")
     return Q(token_id__in=tokens) | of_project | Q(project_id__in=open_projects, token_id="")

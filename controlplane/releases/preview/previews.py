@@ -277,8 +277,8 @@ def _replayed(
     if not found:
         nothing = np.zeros(0, np.int64)
         return Outcome(nothing, nothing, nothing, 0, True)
-    numbers = [np.concatenate([getattr(one, name) for one in found]) for name in ("low", "likely", "high")]
-    return Outcome(*numbers, max(one.step for one in found), all(one.is_whole for one in found))
+    low, likely, high = (np.concatenate([getattr(one, name) for one in found]) for name in ("low", "likely", "high"))
+    return Outcome(low, likely, high, max(one.step for one in found), all(one.is_whole for one in found))
 
 
 def _set_heads(heads: np.ndarray, days: Days, span: Span) -> None:

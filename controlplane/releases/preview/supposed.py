@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from controlplane.traffic.callers.kinds import Caller
+from controlplane.objects.overrides.models import Override
+from controlplane.traffic.callers.kinds import PROJECT, TOKEN, Caller
 from enforcement.model.documents import OverrideDocument as OverrideValue
 from enforcement.model.limits import Limit
 
@@ -70,6 +71,11 @@ class Supposed:
 
 SAVED = Supposed()
 """The saved rows, and nothing else."""
+
+
+def holder_of(override: Override) -> Caller:
+    """Return the holder of a saved override."""
+    return (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id or "")
 
 
 def overridden(limit: Limit, quota: int, burst: int | None) -> Limit:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
 from django.db import transaction
 from django.utils import timezone
@@ -113,7 +113,7 @@ def _changed_tokens(basis: Basis) -> dict[str, compile.Document]:
     return {f"token:{document['id']}": document for document in basis.tokens.documents.values() if document}
 
 
-def _changes(basis: Basis, publication: Publication, rewritten: int) -> dict[str, Any]:
+def _changes(basis: Basis, publication: Publication, rewritten: int) -> dict[str, object]:
     """Return the part of a publication that people may read, with tokens by id and prefix, and without digests."""
     return {
         "full": publication.full,

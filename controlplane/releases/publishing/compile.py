@@ -214,7 +214,7 @@ def _parsed(document: Document) -> PublishedPolicy | None:
 def _last_published(name: str) -> Document | None:
     revisions = Revision.objects.filter(changes__documents__has_key=name)
     revision = revisions.order_by("-number").first()
-    return revision and revision.changes["documents"][name]
+    return revision.changes["documents"][name] if revision else None
 
 
 def _with_overrides(projects: QuerySet[Project]) -> QuerySet[Project]:

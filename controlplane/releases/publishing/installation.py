@@ -6,7 +6,6 @@ The secret of its decision ids is here too.
 
 import hashlib
 import hmac
-from typing import Any
 
 import redis
 from django.conf import settings
@@ -26,7 +25,7 @@ def other_owner(client: redis.Redis) -> str | None:
         One of STORE_ERRORS: The store is unavailable.
     """
     present = client.get(store.keys().installation)
-    return None if present in (None, Installation.own_id()) else present
+    return None if present is None or present == Installation.own_id() else str(present)
 
 
 def claim(client: redis.Redis) -> str | None:
@@ -72,7 +71,7 @@ def decision_secret(secret_key: str) -> str:
 
 
 @checks.register("store", deploy=True)
-def store_is_ours(**_: Any) -> list[checks.CheckMessage]:
+def store_is_ours(**_: object) -> list[checks.CheckMessage]:
     """Warn if the store belongs to another installation."""
     try:
         owner = other_owner(store.connection(settings.PUBLISH_TIMEOUT_SECONDS))

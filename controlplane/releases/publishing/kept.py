@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import batched
-from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
@@ -13,7 +12,7 @@ from controlplane.releases.publishing.models import PublishedDocument, Revision
 KEPT = timedelta(days=90)
 AT_ONCE = 500
 
-Document = dict[str, Any] | None
+Document = Mapping[str, object] | None
 
 
 def keep(number: int, documents: Mapping[str, Document]) -> None:

@@ -18,7 +18,6 @@ from django.utils import timezone
 
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.core import store
-from controlplane.core.instants import microseconds
 from controlplane.core.locks import hold
 from controlplane.core.transactions import snapshot
 from controlplane.objects.projects.models import Token
@@ -29,6 +28,7 @@ from controlplane.releases.publishing.rebuild import Progress
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.usage import checkpoints
 from enforcement.model.documents import MAX_EPOCH, with_epoch
+from enforcement.model.instants import to_us
 from enforcement.store.client import STORE_ERRORS, call_function
 from enforcement.store_calls.publication import Publication, publish_call, publish_whole_call, refused_by, tags_of
 
@@ -271,7 +271,7 @@ def _compile(client: redis.Redis, basis: Basis, full: bool) -> Publication:
     revision = max(known.revision for known in states) + 1
     return Publication(
         revision=revision,
-        now_us=microseconds(basis.at),
+        now_us=to_us(basis.at),
         documents=documents,
         # In a full publication too, because a rebuild does not write deleted tokens, and tokens change during it.
         tokens=unknown | basis.tokens.documents,

@@ -146,14 +146,14 @@ def _emptied_or_set_back(client: redis.Redis) -> list[Difference]:
 
 
 def _differing(client: redis.Redis) -> Iterator[Difference]:
-    found = client.hgetall(store.keys().documents)
+    found = documents_of(client)
     with snapshot():
         expected = compile.all_documents()
     yield from _differing_documents(found, expected)
     if _prices_differ(client):
         yield PRICES
     # Without a place, the comparison begins with the first token.
-    ends, last = time.monotonic() + SLICE_SECONDS, client.get(store.keys().reconcile_place) or ""
+    ends, last = time.monotonic() + SLICE_SECONDS, str(client.get(store.keys().reconcile_place) or "")
     while tokens := compile.tokens_after(last, timezone.now(), TOKEN_BATCH):
         yield from _differing_tokens(client, tokens)
         last = next(reversed(tokens.values()))["id"]
@@ -168,8 +168,8 @@ def _still_differing(client: redis.Redis, differences: list[Difference]) -> Iter
     if documents:
         names = [_name(*document) for document in documents]
         # The store is read before SQL. A change between the two is then newer in SQL, and has its own outbox entry.
-        found = zip(names, client.hmget(store.keys().documents, names), strict=True)
-        present = {name: text for name, text in found if text is not None}
+        texts = client.hmget(store.keys().documents, names)
+        present = dict(zip(names, map(as_document, texts), strict=True))
         with snapshot():
             compiled = compile.documents(documents)
         expected = {name: compiled[name] for name in names if compiled.get(name) is not None}
@@ -182,10 +182,10 @@ def _still_differing(client: redis.Redis, differences: list[Difference]) -> Iter
 
 
 def _differing_documents(
-    found: dict[str, str], expected: Mapping[str, compile.Document | None]
+    found: Mapping[str, object], expected: Mapping[str, compile.Document | None]
 ) -> Iterator[Difference]:
     for name in sorted((found.keys() | expected.keys()) - set(OWN_FIELDS)):
-        if as_document(found.get(name)) != expected.get(name):
+        if found.get(name) != expected.get(name):
             kind, _, object_id = name.partition(":")
             yield kind, object_id, f"the document {name} differed"
 
@@ -228,7 +228,12 @@ def _repair(client: redis.Redis, differences: list[Difference]) -> list[str]:
     return [line for _, _, line in differences]
 
 
-def as_document(text: str | None) -> object:
+def documents_of(client: redis.Redis) -> dict[str, object]:
+    """Return the documents of the store by their names, each as :func:`as_document` does."""
+    return {str(name): as_document(text) for name, text in client.hgetall(store.keys().documents).items()}
+
+
+def as_document(text: str | bytes | None) -> object:
     """Return the JSON value of a document, or the string itself if it is not JSON, which equals no document."""
     if text is None:
         return None

@@ -23,7 +23,7 @@ from controlplane.objects.projects.models import Token
 from controlplane.releases.publishing import compile, rebuild
 from controlplane.releases.publishing.basis import last_state
 from controlplane.releases.publishing.models import OutboxEntry
-from controlplane.releases.publishing.reconcile import OWN_FIELDS, as_document
+from controlplane.releases.publishing.reconcile import OWN_FIELDS, as_document, documents_of
 from enforcement.model.instants import from_us, to_us
 from enforcement.store.client import STORE_ERRORS, reported
 
@@ -82,7 +82,7 @@ class Command(BaseCommand):
         unknown = list(rebuild.unknown_tokens(client, now))
         if unknown:
             self.stdout.write(f"{len(unknown)} tokens are only in the store, and will be refused as unknown.")
-        there = {name: as_document(text) for name, text in client.hgetall(store.keys().documents).items()}
+        there = documents_of(client)
         with snapshot():
             documents = compile.all_documents()
             for name in sorted((there.keys() | documents.keys()) - set(OWN_FIELDS)):
@@ -118,7 +118,7 @@ class Found:
 
 def _repeated(found: Found, reason: str, *, revoke: bool, suspend: bool) -> list[str]:
     """Do to the database what was done to the store, and return a line for what was done and for what is left."""
-    done = []
+    done: list[str] = []
     if reason:
         with change(actor=Actor("compare_store", "command"), reason=reason) as tx:
             done += _end(tx, found) if revoke else []
@@ -188,7 +188,7 @@ def _other_tokens(
                 found.ended.append(document["id"])
             elif suspended is not None:
                 found.suspended.append(suspended)
-            if what == ENDS:
+            if what == ENDS and isinstance(present, dict):
                 found.ends[document["id"]] = from_us(present["expires_at_us"])
             if what:
                 yield document, what
@@ -196,7 +196,7 @@ def _other_tokens(
                 yield document, SUSPENDED
 
 
-def _difference(present: Any, document: compile.Document, now_us: int) -> str:
+def _difference(present: object, document: compile.Document, now_us: int) -> str:
     """Return why the store refuses a token that the database accepts, or an empty string."""
     if not isinstance(present, dict):
         return DELETED

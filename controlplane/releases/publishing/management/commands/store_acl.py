@@ -28,33 +28,33 @@ class StoreAccount:
     """
     An account of the store with its rules.
 
-    ``given`` is its password from the environment, and ``made`` is a new password. Both may be None.
+    ``given`` is its password from the environment, and ``made`` is a new password. Both may be empty.
     """
 
     name: str
     rules: Rules
-    given: str | None
-    made: str | None = None
+    given: str
+    made: str = ""
 
     @classmethod
     def of(cls, name: str, rules: Rules) -> Self:
         """Return the account with its password from the environment, or raise CommandError for a short password."""
         variable = f"SLUICEGATE_{name.upper().replace('-', '_')}_PASSWORD"
-        given = os.environ.get(variable) or None
+        given = os.environ.get(variable, "")
         if given and len(given) < SHORTEST_PASSWORD:
             raise CommandError(f"{variable}: must have at least {SHORTEST_PASSWORD} characters, got {len(given)}.")
         return cls(name, rules, given)
 
     @property
-    def password(self) -> str | None:
+    def password(self) -> str:
         return self.given or self.made
 
     def make_password(self) -> None:
-        self.made = None if self.given else secrets.token_urlsafe(32)
+        self.made = "" if self.given else secrets.token_urlsafe(32)
 
     def url(self) -> str:
         parts = urlsplit(settings.REDIS_URL)
-        login = f"{self.name}:{quote(self.password or '', safe='')}"
+        login = f"{self.name}:{quote(self.password, safe='')}"
         return parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
@@ -132,7 +132,8 @@ class Command(BaseCommand):
 
     def _install(self, client: redis.Redis, account: StoreAccount, known: bool) -> None:
         # An existing account without a password gets one too, because anybody or nobody could use it.
-        if not known or not client.acl_getuser(account.name)["passwords"]:
+        present = client.acl_getuser(account.name) if known else None
+        if present is None or not present["passwords"]:
             account.make_password()
         password = password_rules(account.password) if account.password else []
         client.execute_command("ACL SETUSER", account.name, "on", *password, *account.rules)
