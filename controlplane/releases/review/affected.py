@@ -28,9 +28,9 @@ def csv_lines(recorded: Recorded, limits: Sequence[Limit]) -> Iterator[str]:
         names = named([one.caller for one in some])
         for one in some:
             kind, pk = one.caller
-            denied = (one.denied.likely, one.denied.low, one.denied.high)
-            values = (kind, pk, *names.get(one.caller, ("", "")), one.requests, *denied, one.busiest)
-            yield csv_line(map(cell, values))
+            texts = kind, pk, *names.get(one.caller, ("", ""))
+            numbers = one.requests, one.denied.likely, one.denied.low, one.denied.high, one.busiest
+            yield csv_line([*map(cell, texts), *numbers])
 
 
 def named(callers: Sequence[Caller]) -> dict[Caller, tuple[str, str]]:

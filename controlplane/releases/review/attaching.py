@@ -59,11 +59,11 @@ def attachment_review(holder: Token | Project, former: Policy | None, policy: Po
 def anonymous_review(project: Project, former: Policy | None, policy: Policy | None) -> Review:
     """Return the review of another policy for the requests without a token of a project, which are refused without."""
     name = f"Requests without a token of {project}"
-    changes: list[Any]
+    changes: Sequence[LimitChange | FieldChange]
     if former and policy:
         title = _title(name, former, policy, verb="get")
-        changes = changes_of(_without_labels(former), _without_labels(policy))
-        changes = [replace(change, holder=WITHOUT) for change in changes]
+        found = changes_of(_without_labels(former), _without_labels(policy))
+        changes = [replace(change, holder=WITHOUT) for change in found]
     elif policy:
         title = f"{name} are admitted under the policy {policy}, where a proxy admits them"
         changes = [FieldChange("requests without a token", "refused", _under(policy), ADMITTED)]
@@ -132,8 +132,11 @@ def _reviews(row: Token | Project, before: Mapping[str, Any], now: datetime) -> 
     for name, (former, chosen) in pairs.items():
         if former == chosen or (chosen and chosen not in policies):
             continue  # one that was deleted since the form was checked makes the commit fail, and the form says so
-        review_of = attachment_review if name == "policy" else anonymous_review
-        yield review_of(row, policies.get(former), policies.get(chosen))
+        both = policies.get(former), policies.get(chosen)
+        if isinstance(row, Project) and name == "anonymous_policy":
+            yield anonymous_review(row, *both)
+        else:
+            yield attachment_review(row, *both)
     if isinstance(row, Token) and before.get("labels", {}) != row.labels:
         yield labels_review([(row, before.get("labels", {}), row.labels)], now)
 
@@ -161,7 +164,7 @@ def limits_of(policy: Policy | None) -> list[dict[str, Any]]:
     return policy.as_record()["limits"] if policy else []
 
 
-def _review(former: Policy | None, policy: Policy | None, changes: Sequence[Any]) -> Review:
+def _review(former: Policy | None, policy: Policy | None, changes: Sequence[LimitChange | FieldChange]) -> Review:
     felt = [change for change in changes if change.effect != SAME]
     return Review(
         policy=policy or former or Policy(),
@@ -171,7 +174,7 @@ def _review(former: Policy | None, policy: Policy | None, changes: Sequence[Any]
     )
 
 
-def _enforced(limits: Sequence[Mapping[str, Any]], changes: Sequence[Any]) -> list[Limit]:
+def _enforced(limits: Sequence[Mapping[str, Any]], changes: Sequence[LimitChange | FieldChange]) -> list[Limit]:
     """Return those of the limits of a record that deny, those that change first. Others stay in shadow."""
     changed = [change.name for change in changes]
     values = [change.after for change in changes_of([], limits) if change.after is not None]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from controlplane.releases.review.verdicts import WatchedHour
 
 if TYPE_CHECKING:  # numpy, which only a preview needs
     from controlplane.releases.preview.histograms import UsageHistogram
@@ -95,19 +97,19 @@ class Stack:
     parts: list[tuple[str, float, float]]
 
 
-def by_hour(hours: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def by_hour(hours: Sequence[WatchedHour]) -> dict[str, object]:
     """Return a stacked bar for each hour, and the lines of the grid."""
-    most = max((hour["allowed"] + hour["denied"] for hour in hours), default=0)
+    most = max((hour.allowed + hour.denied for hour in hours), default=0)
     step = max(1, -(-most // 4))
     wide = 100 / max(1, len(hours))
     stacks = []
     for place, hour in enumerate(hours):
-        numbers = (hour["allowed"] - hour["would_deny"], hour["would_deny"], hour["denied"])
-        parts, below = [], 0
+        numbers = (hour.allowed - hour.would_deny, hour.would_deny, hour.denied)
+        parts, below = list[tuple[str, float, float]](), 0
         for kind, number in zip(("sgp-under", "sgp-over", "sgp-denied"), numbers, strict=True):
             below += number
             parts.append((kind, round(HEIGHT * (1 - below / (4 * step)), 1), round(HEIGHT * number / (4 * step), 1)))
         place_of = round(place * wide + wide * GAP, 2), round(wide * (1 - 2 * GAP), 2)
-        stacks.append(Stack(hour["at"], numbers[0], numbers[1], numbers[2], *place_of, parts))
+        stacks.append(Stack(hour.at, numbers[0], numbers[1], numbers[2], *place_of, parts))
     rows = [(round(HEIGHT - HEIGHT * number / (4 * step), 1), number) for number in range(0, 4 * step + 1, step)]
     return {"stacks": stacks, "rows": rows}

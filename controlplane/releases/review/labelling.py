@@ -33,7 +33,7 @@ def labels_review(changed: Sequence[Relabelled], now: datetime) -> Review:
     live = set(Token.objects.live(now).filter(pk__in=[token.pk for token, *_ in changed]).values_list("pk", flat=True))
     tokens = [one for one in changed if one[0].pk in live and one[0].project.active]
     policies = _policies([token for token, *_ in tokens])
-    changes, concerned = [], set()
+    changes, concerned = list[LimitChange | FieldChange](), set[Token]()
     for limit, value in _looking(policies.values()):
         felt = [
             one for one in tokens if _applies(one[0], limit.policy) and _found(value, one[1]) != _found(value, one[2])
@@ -97,8 +97,8 @@ def _change(limit: Limit, value: LimitValue, felt: Sequence[Relabelled]) -> Limi
     """Return what becomes of a limit for the tokens that it counts in another way, or not, or not any more."""
     pairs = [(_found(value, before), _found(value, after)) for _, before, after in felt]
     if len(pairs) == 1 and None in pairs[0]:
-        was, becomes = (value if found is not None else None for found in pairs[0])
-        return LimitChange(str(limit), was, becomes, effect(was, becomes))
+        old, new = (value if found is not None else None for found in pairs[0])
+        return LimitChange(str(limit), old, new, effect(old, new))
     kinds = Counter(NEW if was is None else REMOVED if becomes is None else CHANGED for was, becomes in pairs)
     what = next(iter(kinds)) if len(kinds) == 1 else CHANGED
     if len(pairs) == 1:

@@ -8,7 +8,7 @@ itself. So each change is told for each stretch of time between two ends.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
@@ -19,7 +19,7 @@ from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.preview.judging import Unknown
-from controlplane.releases.preview.supposed import Supposed, SupposedOverride, overridden
+from controlplane.releases.preview.supposed import Supposed, SupposedOverride, holder_of, overridden
 from controlplane.releases.review.reviews import Review
 from controlplane.traffic.callers.kinds import PROJECT, TOKEN, Caller
 from enforcement.model.limits import InvalidLimit
@@ -75,12 +75,11 @@ def override_review(former: Override | None, override: Override | None, now: dat
         former: The override as it was, or None for a new one.
         override: The override as it will be, or None if it ends.
     """
-    given = override or former
-    assert given is not None
-    parts, states = _parts([(former, override)], now)
-    holder = given.token or given.project
+    before, after = ([one] if one else [] for one in (former, override))
+    parts, states = _parts(before, after, now)
     does = "changes" if former and override else "ends" if former else "begins"
-    return _review(parts, states, now, f"The override of {given.limit} for {_name(holder, given.partition)} {does}")
+    name = _name(parts[0].holder, parts[0].partition)
+    return _review(parts, states, now, f"The override of {parts[0].limit} for {name} {does}")
 
 
 def deletion_review(overrides: Sequence[Override], now: datetime, more: int = 0) -> Review:
@@ -92,7 +91,7 @@ def deletion_review(overrides: Sequence[Override], now: datetime, more: int = 0)
     """
     if len(overrides) == 1 and not more:
         return override_review(overrides[0], None, now)
-    parts, states = _parts([(one, None) for one in overrides], now)
+    parts, states = _parts(overrides, [], now)
     review = _review(parts, states, now, f"{len(overrides) + more:,} overrides are deleted")
     if more:
         review.cannot.append(Unknown(f"{more:,} more overrides", TOO_MANY))
@@ -100,13 +99,12 @@ def deletion_review(overrides: Sequence[Override], now: datetime, more: int = 0)
 
 
 def _parts(
-    pairs: Sequence[tuple[Override | None, Override | None]], now: datetime
+    before: Sequence[Override], after: Sequence[Override], now: datetime
 ) -> tuple[list[OverridePart], tuple[Rows, Rows]]:
     """Return what becomes of each limit and holder, and the overrides of these before and after the change."""
-    before, after = ([pair[side] for pair in pairs if pair[side]] for side in (0, 1))
     rows = {_key(one): one for one in _others([*before, *after], now)}
     states = rows | {_key(one): one for one in before}, rows | {_key(one): one for one in after}
-    touched = {_key(one): OverridePart(one.limit, one.token or one.project, one.partition) for one in (*after, *before)}
+    touched = {_key(one): OverridePart(one.limit, one.token or one.owner, one.partition) for one in (*after, *before)}
     for part in touched.values():
         part.changes = list(_changes(part, states, now))
     return list(touched.values()), states
@@ -115,28 +113,28 @@ def _parts(
 def _others(changed: Sequence[Override], now: datetime) -> QuerySet[Override]:
     """Return the overrides in force of the same limits and of the same holders, or of the projects of these."""
     tokens = {one.token_id for one in changed if one.token_id}
-    projects = {one.token.project_id if one.token_id else one.project_id for one in changed}
+    projects = {one.token.project_id if one.token else one.project_id for one in changed}
     rows = Override.objects.filter(limit__in={one.limit_id for one in changed}).exclude(ends_at__lte=now)
     return rows.filter(Q(token__in=tokens) | Q(project__in=projects)).exclude(pk__in=[one.pk for one in changed])
 
 
 def _key(override: Override) -> Key:
-    holder = (TOKEN, override.token_id) if override.token_id else (PROJECT, override.project_id)
-    return override.limit_id, holder, override.partition
+    return override.limit_id, holder_of(override), override.partition
 
 
 def _changes(part: OverridePart, states: tuple[Rows, Rows], now: datetime) -> Iterator[tuple[datetime, LimitChange]]:
     """Yield each change of a limit with its start. Stretches of time with the same change are one."""
     keys = _keys(part, {*states[0], *states[1]})
-    ends = {rows[key].ends_at for rows in states for key in keys if key in rows}
-    starts = [now, *sorted(end for end in ends if end is not None and end > now)]
-    stretches = [(start, *(_value(part.limit, rows, keys, start) for rows in states)) for start in starts]
+    old, new = states
+    known = {rows[key].ends_at for rows in states for key in keys if key in rows}
+    starts = [now, *sorted(end for end in known if end is not None and end > now)]
+    stretches = [(at, _value(part.limit, old, keys, at), _value(part.limit, new, keys, at)) for at in starts]
     found = [next(same) for _, same in groupby(stretches, lambda stretch: stretch[1:])]
-    for (start, before, after), following in pairwise([*found, None]):
-        assert start is not None
+    ends = [*(start for start, *_ in found[1:]), None]
+    for (start, before, after), end in zip(found, ends, strict=True):
         what = effect(before, after)
         if what != SAME:
-            when = _when(start if start > now else None, following[0] if following else None)
+            when = _when(start if start > now else None, end)
             yield start, LimitChange(str(part.limit), before, after, what, _name(part.holder, part.partition), when)
 
 

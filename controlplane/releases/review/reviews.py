@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
@@ -99,7 +99,7 @@ class Review:
     """
 
     policy: Policy
-    changes: list[LimitChange | FieldChange]
+    changes: Sequence[LimitChange | FieldChange]
     change: Change = NOTHING
     kept: list[str] = field(default_factory=list)
     tokens: int = 0
@@ -114,7 +114,7 @@ class Review:
     supposed: Supposed = SAVED
     judged: list[Limit] | None = None
     cannot: list[Unknown] = field(default_factory=list)
-    denied_by: dict[str, Any] | None = None
+    denied_by: dict[str, object] | None = None
     may_be_light: bool = False
 
     @property
@@ -127,7 +127,7 @@ class Review:
         return self.title or headline(self.policy.slug, self.changes)
 
     @property
-    def told(self) -> list[LimitChange | FieldChange]:
+    def told(self) -> Sequence[LimitChange | FieldChange]:
         """The first changes, which a page has room for."""
         return self.changes[:MOST_TOLD]
 
@@ -252,7 +252,7 @@ def _of_everything(changes: Iterable[LimitChange | FieldChange]) -> list[LimitCh
     return [replace(one, holder=EVERYTHING) if isinstance(one, LimitChange) else one for one in changes]
 
 
-def _without_preview(review: Review, now: datetime, span: timedelta = DAY, *_: Any, **__: Any) -> Review:
+def _without_preview(review: Review, now: datetime, span: timedelta = DAY, *_: object, **__: object) -> Review:
     from controlplane.releases.preview.previews import Preview  # numpy, which only a preview needs
 
     return replace(review, preview=Preview(now - span, now, is_unread=True))
@@ -300,8 +300,8 @@ def in_question(review: Review) -> list[Limit]:
     changed = [change.after for change in review.changes if change.after is not None and change.effect != SAME]
     if review.of_whom:
         changed = [limit for limit in changed if not limit.shadow]  # they stay in shadow
-    if review.main is not None and review.main.after is not None:
-        changed.sort(key=lambda limit: limit is not review.main.after)
+    main = review.main and review.main.after
+    changed.sort(key=lambda limit: limit is not main)
     same = {*review.kept, *(change.name for change in review.changes if change.effect == SAME)}
     kept = [Limit.from_json(limit, published=True) for limit in review.limits if limit["name"] in same]
     return [*changed, *(limit for limit in kept if not limit.shadow)]

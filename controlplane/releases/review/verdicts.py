@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 
 from django.db.models import QuerySet, Sum
 
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.changes.words.effects import CANDIDATE
 from controlplane.core.money import permits, quantity
+from controlplane.core.sums import read_sums, sums
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.releases.preview.words import percent
 from controlplane.traffic.callers.kinds import DAY
@@ -27,6 +28,7 @@ MOST_AFFECTED = 10
 # Until there are hours enough, minutes count.
 FEW_HOURS = timedelta(hours=3)
 ENTRIES_READ = 50
+COUNTS = ("allowed", "denied", "would_deny")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ class Watched:
     @property
     def share(self) -> float:
         return self.would_deny / self.requests if self.requests else 0.0
+
+
+class WatchedHour(NamedTuple):
+    """The requests that a shadow limit counted in an hour or minute. Those that it would deny are allowed, too."""
+
+    at: datetime
+    allowed: int
+    would_deny: int
+    denied: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ class ShadowVerdict:
     caught: int = 0
     denied_now: int = 0
     affected: list[Watched] = field(default_factory=list)
-    hours: list[dict[str, Any]] = field(default_factory=list)
+    hours: list[WatchedHour] = field(default_factory=list)
 
     @property
     def is_early(self) -> bool:
@@ -137,11 +148,9 @@ def _verdict(
         rows = rows.filter(project_id__in=projects)
     rows = _from(rows, starts, now)
     own = rows.filter(limit_name=limit.name)
-    by_token = (
-        own.order_by().values("token_id").annotate(**{name: Sum(name) for name in ("allowed", "denied", "would_deny")})
-    )
+    by_token = own.order_by().values("token_id").annotate(**sums(COUNTS))
     asked = _asked(limit, own, starts, now)
-    watched = [Watched(row["token_id"], _requests(row, asked), row["would_deny"]) for row in by_token]
+    watched = [_watched(row["token_id"], read_sums(row, COUNTS), asked) for row in by_token]
     enforced = by_name.get(limit.name.removesuffix(CANDIDATE)) if limit.name.endswith(CANDIDATE) else None
     denied = rows.filter(limit_name=enforced.name).aggregate(sum=Sum("denied"))["sum"] if enforced else 0
     affected = sorted((one for one in watched if one.would_deny), key=lambda one: (-one.would_deny, one.token_id))
@@ -161,14 +170,15 @@ def _verdict(
     )
 
 
-def _requests(row: Mapping[str, Any], asked: Mapping[str, int]) -> int:
+def _watched(token: str, counts: Mapping[str, int], asked: Mapping[str, int]) -> Watched:
     """
-    Return how many requests of a token the limit of *row* has judged.
+    Return the requests of a token that a limit has judged.
 
     It also judges those that another limit denies, and counts in ``would_deny`` alone which of them it would have
     denied. So the number of all requests is taken, if every request is judged.
     """
-    return max(row["allowed"] + row["denied"], row["would_deny"], asked.get(row["token_id"], 0))
+    allowed, denied, would_deny = counts.values()
+    return Watched(token, max(allowed + denied, would_deny, asked.get(token, 0)), would_deny)
 
 
 def _asked(limit: Limit, own: QuerySet[UsageRow], starts: datetime, now: datetime) -> dict[str, int]:
@@ -189,12 +199,11 @@ def _from(rows: QuerySet[UsageRow], starts: datetime, now: datetime) -> QuerySet
     return rows.filter(period="hour", at__gte=first)
 
 
-def _hours(rows: QuerySet[UsageRow]) -> Iterable[dict[str, Any]]:
-    names = ("allowed", "denied", "would_deny")
-    for row in rows.order_by("at").values("at").annotate(**{f"sum_{name}": Sum(name) for name in names}):
-        counts = {name: row[f"sum_{name}"] for name in names}
-        # Those that another limit denied are in the last number only, see _requests().
-        yield {"at": row["at"], **counts, "allowed": max(counts["allowed"], counts["would_deny"])}
+def _hours(rows: QuerySet[UsageRow]) -> Iterator[WatchedHour]:
+    for row in rows.order_by("at").values("at").annotate(**sums(COUNTS)):
+        allowed, denied, would_deny = read_sums(row, COUNTS).values()
+        # Those that another limit denied are in the last number only, see _watched().
+        yield WatchedHour(row["at"], max(allowed, would_deny), would_deny, denied)
 
 
 def watched_since(policy: Policy, name: str) -> datetime:
@@ -207,7 +216,7 @@ def watched_since(policy: Policy, name: str) -> datetime:
     return policy.created_at
 
 
-def _limit_in(record: Mapping[str, Any] | None, name: str) -> Any:
+def _limit_in(record: Mapping[str, Sequence[Mapping[str, object]]] | None, name: str) -> object:
     return next((limit for limit in (record or {}).get("limits", []) if limit.get("name") == name), None)
 
 

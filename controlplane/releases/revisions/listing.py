@@ -203,12 +203,11 @@ def described(revisions: Iterable[Revision], entries: QuerySet[AuditEntry], most
     undone_by = PublishedChange.objects.filter(undoes__in=rows, revision__isnull=False)
     for number, later in undone_by.order_by("revision").values_list("undoes", "revision"):
         rows[number].undone_by.append(later)
-    windows = {
-        "position": Window(RowNumber(), partition_by=F("change"), order_by=("id",)),
-        "of_change": Window(Count("*"), partition_by=F("change")),
-    }
-    first = entries.filter(change__in=owners).annotate(**windows).filter(position__lte=most).order_by("id")
-    shown = list(first)
+    numbered = entries.filter(change__in=owners).annotate(
+        position=Window(RowNumber(), partition_by=F("change"), order_by=("id",)),
+        of_change=Window(Count("*"), partition_by=F("change")),
+    )
+    shown = list(numbered.filter(position__lte=most).order_by("id"))
     names, tokens = Names.of(shown), _tokens_of(shown)
     for entry in shown:
         row = rows[owners[entry.change]]

@@ -121,7 +121,7 @@ def _owner(override: Override, limit: Limit | None) -> str | None:
     """
     if limit is not None and limit.policy.project_id is None:
         return None
-    return override.project_id or override.token.project_id
+    return override.audited_project(None, None)
 
 
 def _restore_override(done: ObjectChange, coming: set[str]) -> Undone:
