@@ -29,7 +29,7 @@ from enforcement.plan.request import Request
 from enforcement.state.counts import DecisionCounts
 from enforcement.state.denial_cache import Denials
 from enforcement.state.lease import Lease
-from enforcement.state.live_plan import LivePlan
+from enforcement.state.live_plan import LivePlan, PartLeases
 from enforcement.state.parts import MARKS, marks_of
 from enforcement.state.planner import Planner
 from enforcement.store import resp
@@ -41,7 +41,6 @@ TOKEN_TRUST_SECONDS: Final = 600.0
 
 if TYPE_CHECKING:
     from enforcement.engine.parts import PartDecider, Taken, Verdict
-    from enforcement.state.parts import PartLeases
 
     Begun = Decision | bytes | Taken | Steps
 
@@ -271,7 +270,7 @@ class Decider:
             return
         usage.decided(minute, passed, requests if passed else 0, states_of(plan.bounds, costs, reply, passed))
 
-    def _from_lease(self, plan: LivePlan, lease: Lease, costs: Costs) -> Decision | None:
+    def _from_lease(self, plan: LivePlan, lease: Lease[LivePlan] | PartLeases, costs: Costs) -> Decision | None:
         """
         Take leased permits for a request of another cost than 1, and return the decision that allows it, or None.
 

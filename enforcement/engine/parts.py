@@ -26,9 +26,9 @@ from enforcement.plan.binding import BoundLimit
 from enforcement.plan.commands import Steps
 from enforcement.plan.reply import MARKED, PLAIN, Reply
 from enforcement.plan.request import Request
-from enforcement.state.lease import Lease, Permit
-from enforcement.state.live_plan import LivePlan, Part
-from enforcement.state.parts import PartLeases, parts_by_tag
+from enforcement.state.lease import Permit
+from enforcement.state.live_plan import LivePlan, Part, PartLeases
+from enforcement.state.parts import parts_by_tag
 from enforcement.state.reservation import new_ident
 from enforcement.state.settlement import concluding, correcting
 from enforcement.store.errors import StoreError
@@ -59,7 +59,7 @@ class _Outcome:
     overflowed: Sequence[int]
     reply: Reply
     reason: str
-    permit: Permit | None = None
+    permit: Permit[LivePlan] | None = None
 
     @property
     def by_store(self) -> bool:
@@ -116,7 +116,7 @@ class Taken:
         command: The encoded command that decides the others. Empty if there is none, or if they need several.
     """
 
-    permits: Sequence[tuple[Part, Permit]]
+    permits: Sequence[tuple[Part, Permit[LivePlan]]]
     until: float
     others: Part | None
     command: bytes = b""
@@ -158,8 +158,7 @@ class PartDecider:
             cost: Permits of each limit that is leased, at least 1.
         """
         permits, until, lacking = [], inf, 0
-        for bit, part in leases.parts:
-            lease: Lease = part.plan.lease
+        for bit, part, lease in leases.parts:
             permit = lease.permit(cost)
             if permit is None:
                 lacking |= bit

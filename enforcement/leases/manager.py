@@ -53,9 +53,9 @@ class LeaseKeeper:
         self._begin()
 
     def _begin(self) -> None:
-        self._requested: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
-        self._held: dict[int, Lease] = {}
-        self._by_key: dict[str, set[Lease]] = {}
+        self._requested: queue.SimpleQueue[Lease[LivePlan] | None] = queue.SimpleQueue()
+        self._held: dict[int, Lease[LivePlan]] = {}
+        self._by_key: dict[str, set[Lease[LivePlan]]] = {}
         self._lock = threading.Lock()
         self._used = self._requests = 0
         self.by_parts: Cell = [0]
@@ -65,14 +65,14 @@ class LeaseKeeper:
         """Drop all leases in a child process, as their permits belong to the parent."""
         self._begin()
 
-    def ask(self, lease: Lease) -> None:
+    def ask(self, lease: Lease[LivePlan]) -> None:
         """Ask the background thread to fill a lease soon."""
         lease.asking = True
         if self._thread is None:
             self._start()
         self._requested.put(lease)
 
-    def put_back(self, permit: Permit) -> None:
+    def put_back(self, permit: Permit[LivePlan]) -> None:
         """Take back permits whose request was denied by its other limits."""
         lease = permit.lease
         with self._lock:
@@ -137,7 +137,7 @@ class LeaseKeeper:
                 return
             self._fill(lease)
 
-    def _fill(self, lease: Lease) -> None:
+    def _fill(self, lease: Lease[LivePlan]) -> None:
         try:
             self._give_back(lease, monotonic())
             if self._health.is_away(lease.plan.keys[0]):
@@ -152,7 +152,7 @@ class LeaseKeeper:
             lease.asking = False
         self._give_back(lease, monotonic())  # what was put back meanwhile, for which nobody asked
 
-    def _take(self, lease: Lease) -> None:
+    def _take(self, lease: Lease[LivePlan]) -> None:
         lost, plan, began = self._health.lost_counters, lease.plan, monotonic()
         if lost.sets and plan.lies_in(lost.sets):
             return
@@ -177,7 +177,7 @@ class LeaseKeeper:
         lease.fill(Grant(reply.granted, began + lease.good_for(reply), reply))
         self._give_back(lease, monotonic())
 
-    def _most(self, lease: Lease, fleet: int) -> int:
+    def _most(self, lease: Lease[LivePlan], fleet: int) -> int:
         """
         Return how many permits a lease may hold by its tightest limit, after those of other leases on its counters.
         """
@@ -201,13 +201,13 @@ class LeaseKeeper:
             else:
                 self._give_back(lease, now)
 
-    def _keep(self, lease: Lease) -> None:
+    def _keep(self, lease: Lease[LivePlan]) -> None:
         with self._lock:
             self._held[id(lease)] = lease
             for key in lease.plan.keys:
                 self._by_key.setdefault(key, set()).add(lease)
 
-    def _let_go(self, lease: Lease) -> None:
+    def _let_go(self, lease: Lease[LivePlan]) -> None:
         with self._lock:
             self._add_up(lease)
             self._held.pop(id(lease), None)
@@ -217,18 +217,18 @@ class LeaseKeeper:
                 if not others:
                     self._by_key.pop(key, None)
 
-    def _add_up(self, lease: Lease) -> None:
+    def _add_up(self, lease: Lease[LivePlan]) -> None:
         permits, requests = lease.pop_served()
         self._used += permits
         if lease.decides:
             self._requests += requests
 
-    def _count(self, lease: Lease) -> None:
+    def _count(self, lease: Lease[LivePlan]) -> None:
         plan, handed = lease.plan, lease.pop_uncounted()
         if handed and plan.usage is not None:
             plan.usage.passed(lease.reply.minute, 1, plan.ones, handed)
 
-    def _give_back(self, lease: Lease, now: float) -> None:
+    def _give_back(self, lease: Lease[LivePlan], now: float) -> None:
         """
         Give back the permits left over at *now*, or add them to the journal if the store surely did not take them.
         """

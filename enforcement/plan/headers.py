@@ -20,7 +20,6 @@ from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS
 from enforcement.plan.limit_state import LimitState, seconds, tightness
-from enforcement.plan.plan import Plan
 from enforcement.plan.reply import NO_REPLY, Reply
 
 LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
@@ -30,13 +29,24 @@ LIST_FIELDS: Final = frozenset({"RateLimit-Policy", "RateLimit"})
 _YEAR_9999_US: Final = to_us(datetime(9999, 1, 1, tzinfo=UTC))
 
 
+class DescribedPlan(Protocol):
+    """The part of a :class:`~enforcement.plan.plan.Plan` that header fields need."""
+
+    bounds: tuple[BoundLimit, ...]
+    counts_units: bool
+    header_cache: HeaderCache | None
+
+
 class Described(Protocol):
     """The part of a :class:`~enforcement.plan.decision.Decision` that header fields need."""
 
     allowed: bool
-    plan: Plan
     reply: Reply
     held: int
+
+    @property
+    def plan(self) -> DescribedPlan:
+        """The counters of the request."""
 
     @property
     def shown(self) -> bool:
@@ -148,7 +158,7 @@ def spell(bounds: Sequence[BoundLimit]) -> tuple[Spelled, ...]:
     return tuple(_spell(at, bound.limit, names[at]) for at, bound in enumerate(bounds) if not bound.limit.shadow)
 
 
-class _Cache:
+class HeaderCache:
     """
     The header fields that all responses of a plan have in common.
 
@@ -177,12 +187,11 @@ class _Cache:
                 self.only_if_counted = item
 
 
-def _cached(plan: Plan) -> _Cache:
+def _cached(plan: DescribedPlan) -> HeaderCache:
     """Return the cache of a plan, and create it on first use."""
     if plan.header_cache is None:
-        plan.header_cache = _Cache(plan.bounds)
-    cached: _Cache = plan.header_cache
-    return cached
+        plan.header_cache = HeaderCache(plan.bounds)
+    return plan.header_cache
 
 
 def _spell(at: int, limit: Limit, label: str) -> Spelled:
@@ -195,7 +204,7 @@ def _spell(at: int, limit: Limit, label: str) -> Spelled:
     return Spelled(at, full, limit.window_seconds, policy, line, f'"{label}";r=', not slots, by_calendar)
 
 
-def labels(plan: Plan) -> Sequence[str]:
+def labels(plan: DescribedPlan) -> Sequence[str]:
     """
     Return a unique label for each limit of a plan, in the order of the plan.
 
@@ -263,7 +272,7 @@ def by_states(decision: Described) -> dict[str, str]:
 
 def draft_lines(decision: Described) -> list[tuple[bytes, bytes]]:
     """Return pairs of name and value of the draft's header fields for an allowed request, encoded for ASGI."""
-    cached: _Cache | None = decision.plan.header_cache
+    cached = decision.plan.header_cache
     if cached is not None and (
         (only := cached.only) is not None
         or ((only := cached.only_if_counted) is not None and not decision.unmetered_at())

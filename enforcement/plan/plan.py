@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from enforcement.model.algorithms import Spec
 from enforcement.model.keys import dirty_beside
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import REQUESTS, Costs
 from enforcement.plan.decision_ids import DecisionIds
+
+if TYPE_CHECKING:
+    from enforcement.plan.headers import HeaderCache
 
 
 class Plan:
@@ -97,7 +100,7 @@ class Plan:
         self.ones = tuple((bound.index, bound.cost_of(1)) for bound in bounds)
         self.unregistered = tuple(i for i, bound in enumerate(bounds) if bound.partitions is not None)
         self.overflows = any(bound.overflow for bound in bounds)
-        self.header_cache: Any = None
+        self.header_cache: HeaderCache | None = None
         self.fragments: str | None = None
         self._unmetered: tuple[int, ...] | None = None
         self._unmetered_units: tuple[frozenset[str], tuple[int, ...]] | None = None  # for the units named last
@@ -124,7 +127,7 @@ class Plan:
         """Return whether *sets* contains one of :attr:`durable_sets`."""
         return not sets.isdisjoint(self.touches)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[..., Plan], tuple[tuple[BoundLimit, ...], int, int]]:
         """
         Return what pickle needs to make the plan anew, which is its limits without what this process knows of counters.
         """

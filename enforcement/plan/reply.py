@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from enforcement.model.algorithms import HOPELESS
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs
 from enforcement.store.errors import StoreError
 from enforcement.store.resp import numbers
-
-if TYPE_CHECKING:
-    from enforcement.plan.plan import Plan
 
 PLAIN: Final = 4
 """How many numbers each limit has in a reply without marks."""
@@ -207,23 +204,20 @@ def read(raw: object, count: int, width: int = PLAIN) -> Reply:
     return Reply(found, width)
 
 
-def read_plain(raw: object, plan: Plan, width: int) -> tuple[Reply, Sequence[int]]:
-    """
-    Return a reply that registered no values as :class:`Reply`, with an empty sequence, as :func:`read_enrolled` does.
-    """
-    return read(raw, len(plan.bounds), width), ()
-
-
-def read_enrolled(raw: object, plan: Plan, width: int) -> tuple[Reply, Sequence[int]]:
+def read_enrolled(raw: object, count: int, registered: int, width: int) -> tuple[Reply, Sequence[int]]:
     """
     Return the reply to a decision, and for each value that it registered 1 if its overflow counter decided, else 0.
 
+    Args:
+        count: Of how many limits it must tell, unless the store did not decide.
+        registered: How many values it registered.
     Raises:
         StoreError: The reply has another form or length.
     """
-    found, overflowed = _enrolled(raw, len(plan.unregistered))
-    decided = isinstance(found, list) and all(type(number) is int for number in found)
-    if not decided or (len(found) != 2 + width * len(plan.bounds) and not (len(found) == 2 and found[0] < 0)):
+    found, overflowed = _enrolled(raw, registered)
+    if not isinstance(found, list) or not all(type(number) is int for number in found):
+        raise _unexpected(raw)
+    if len(found) != 2 + width * count and not (len(found) == 2 and found[0] < 0):
         raise _unexpected(raw)
     return Reply(found, width), overflowed
 
@@ -243,7 +237,7 @@ def read_corrected(raw: object, registered: int | None) -> tuple[int, Sequence[i
     return found, left_out
 
 
-def _enrolled(raw: object, count: int) -> tuple[Any, Sequence[int]]:
+def _enrolled(raw: object, count: int) -> tuple[object, Sequence[int]]:
     if not isinstance(raw, list) or len(raw) != 1 + count or any(one not in (0, 1) for one in raw[1:]):
         raise _unexpected(raw)
     return raw[0], raw[1:]

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from enforcement.plan import commands
 from enforcement.plan.costs import Costs
 from enforcement.plan.plan import Plan
-from enforcement.plan.reply import MARKED, PLAIN, Reply, read_enrolled, read_plain
+from enforcement.plan.reply import MARKED, PLAIN, Reply, read, read_enrolled
 from enforcement.store.resp import pack
 
 PlanT = TypeVar("PlanT", bound=Plan, covariant=True)
@@ -67,7 +67,9 @@ class Request(Generic[PlanT]):
         Raises:
             StoreError: The reply has another form or length.
         """
-        return (read_enrolled if registers else read_plain)(raw, self.plan, self.width)
+        if registers:
+            return read_enrolled(raw, len(self.plan.bounds), len(self.plan.unregistered), self.width)
+        return read(raw, len(self.plan.bounds), self.width), ()
 
     def of_part(self, plan: OtherT, ident: str, *, charge: bool) -> Request[OtherT]:
         """Return the request for the counters of one hash tag, which is decided by a call of its own."""

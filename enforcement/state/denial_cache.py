@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from enforcement.plan.costs import own_costs
 from enforcement.plan.decision import Decision
-from enforcement.state.counts import Cell, DecisionCounts
-from enforcement.usage.counts import State, states_of
+from enforcement.state.counts import DecisionCounts
+from enforcement.state.live_plan import CachedDenial, LivePlan
+from enforcement.usage.counts import states_of
 from enforcement.usage.denial_sample import DenialSample
 
 if TYPE_CHECKING:
     from enforcement.plan.costs import Costs
-    from enforcement.state.live_plan import LivePlan
     from enforcement.state.published import PublishedState
     from enforcement.waiting.queues import Queues
 
@@ -100,63 +100,3 @@ class Denials:
         """Have those asked for again who wait for slots of these counters, because this process has freed some."""
         if self._queues.by_key:
             self._queues.returned(keys)
-
-
-class CachedDenial:
-    """
-    One cached denial.
-
-    Attributes:
-        costs: The costs that were denied.
-        states: The state of each limit, for the usage report.
-        minute: Minute of the denial by the store's time, minutes since the epoch.
-        given_back: The value of ``Denials._given_back`` when it was cached. It is invalid after that has changed.
-        generation: The generation of the documents when it was cached. It is invalid after that has changed.
-        present: The decision to return. Its waiting times are correct to GRAIN_SECONDS.
-        renew_at: When ``present`` must be computed again, monotonic seconds.
-        until: When the store is asked again, monotonic seconds.
-        recalled: The counter of decisions made from the cache.
-    """
-
-    __slots__ = (
-        "_at",
-        "_decision",
-        "costs",
-        "generation",
-        "given_back",
-        "minute",
-        "present",
-        "recalled",
-        "renew_at",
-        "states",
-        "until",
-    )
-
-    GRAIN_SECONDS: Final = 0.01
-
-    def __init__(
-        self,
-        decision: Decision,
-        costs: Costs,
-        seconds: float,
-        given_back: int,
-        generation: int,
-        states: tuple[State, ...],
-        recalled: Cell,
-    ) -> None:
-        self._decision = self.present = decision
-        self.costs, self.states, self.recalled = costs, states, recalled
-        self.given_back, self.generation = given_back, generation
-        self.minute = decision.reply.minute
-        self._at = monotonic()
-        self.until = self._at + seconds
-        self.renew_at = 0.0
-
-    def renewed(self, now: float) -> Decision:
-        """Return a new denial with the waiting times of *now*, monotonic seconds, and keep it for GRAIN_SECONDS."""
-        first, passed_us = self._decision, int((now - self._at) * 1_000_000)
-        self.present = Decision(False, first.reason, "denial_cache", first.plan, first.reply.later(passed_us))
-        if first.plan.counts_units:
-            self.present.on(self.costs)
-        self.renew_at = now + self.GRAIN_SECONDS
-        return self.present

@@ -19,12 +19,12 @@ from __future__ import annotations
 import threading
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
+from enforcement.plan.plan import Plan
 from enforcement.plan.reply import NO_REPLY, Reply
 
-if TYPE_CHECKING:
-    from enforcement.state.live_plan import LivePlan
+LeasedT = TypeVar("LeasedT", bound=Plan)
 
 AHEAD_SECONDS: Final = 0.1
 """A lease is filled with the permits for this time at the measured rate, or for half of their lifetime if shorter."""
@@ -64,7 +64,7 @@ class Grant(NamedTuple):
         return self.reply.marks()
 
 
-class Permit(NamedTuple):
+class Permit(NamedTuple, Generic[LeasedT]):
     """
     Permits that a request has taken for some of its limits, until the store has decided the others.
 
@@ -76,7 +76,7 @@ class Permit(NamedTuple):
         until: When they expire, monotonic seconds.
     """
 
-    lease: Lease
+    lease: Lease[LeasedT]
     cost: int
     left: int
     reply: Reply
@@ -87,7 +87,7 @@ Remains = tuple[int, tuple[int, ...]]
 """Permits that must be returned, and the marks of the windows in which they were charged."""
 
 
-class Lease:
+class Lease(Generic[LeasedT]):
     """
     The permits that one process holds for one plan.
 
@@ -108,7 +108,7 @@ class Lease:
         reply: The store's reply that granted the permits. Decisions are made from it.
         used_at: When permits were last known to be handed out, monotonic seconds.
         decides: Whether a permit decides a request by itself.
-        parts: None, see :class:`~enforcement.state.parts.PartLeases`.
+        parts: None, see :class:`~enforcement.state.live_plan.PartLeases`.
     """
 
     __slots__ = (
@@ -141,9 +141,9 @@ class Lease:
         "used_at",
     )
 
-    parts: Final = ()
+    parts: Final = None
 
-    def __init__(self, plan: LivePlan, *, decides: bool = True) -> None:
+    def __init__(self, plan: LeasedT, *, decides: bool = True) -> None:
         self.plan = plan
         self.decides = decides
         self._merges = all(bound.letter in "fs" for bound in plan.bounds)
@@ -182,7 +182,7 @@ class Lease:
                 self._extra += cost - 1
             return left
 
-    def permit(self, cost: int) -> Permit | None:
+    def permit(self, cost: int) -> Permit[LeasedT] | None:
         """
         Hand out *cost* permits that :meth:`put_back` may get again, or return None if there are not enough.
 
@@ -210,7 +210,7 @@ class Lease:
         self._missed += cost
         return -1
 
-    def put_back(self, permit: Permit, most: int) -> bool:
+    def put_back(self, permit: Permit[LeasedT], most: int) -> bool:
         """
         Take back permits whose request was denied, and return whether they can be handed out again.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from time import monotonic
+from typing import Final, Literal, NamedTuple
 
 from enforcement.model.algorithms import Spec
 from enforcement.model.limits import Limit
@@ -12,10 +13,13 @@ from enforcement.model.matching import Attributes
 from enforcement.model.metered import Metering
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs, check_costs, check_units
+from enforcement.plan.decision import Decision
 from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import Plan
-from enforcement.plan.reply import Reply
-from enforcement.usage.counts import TokenUsage
+from enforcement.plan.reply import NO_REPLY, Reply
+from enforcement.state.counts import Cell
+from enforcement.state.lease import Lease
+from enforcement.usage.counts import State, TokenUsage
 
 _CLOCK_SET_BACK_US: Final = 1_000_000
 """A reply that is so much older than the last one was sent after it, by a store whose clock was set back."""
@@ -49,6 +53,116 @@ class Part:
 
     plan: LivePlan
     indexes: tuple[int, ...]
+
+
+def part_of(plan: LivePlan, indexes: tuple[int, ...]) -> Part:
+    """Return a new part with these bounds of a plan."""
+    return Part(LivePlan(tuple(plan.bounds[i] for i in indexes)), indexes)
+
+
+class PartLeases:
+    """
+    The leases of some parts of a plan, in place of one lease of all its counters.
+
+    Attributes:
+        parts: The parts whose permits may be leased, each with its bit in the numbers that :meth:`others` takes, and
+            with its lease.
+    """
+
+    __slots__ = ("_others", "_plan", "parts")
+
+    low: Final = -2
+    """Below what :meth:`take` returns, so that nobody asks for permits because of it."""
+    asking: Final[Literal[True]] = True
+    """True, so that a type checker knows it from a lease, for which somebody may ask."""
+    reply: Final = NO_REPLY
+
+    def __init__(self, plan: LivePlan, parts: tuple[tuple[Part, Lease[LivePlan]], ...]) -> None:
+        self.parts = tuple((1 << i, part, lease) for i, (part, lease) in enumerate(parts))
+        self._plan = plan
+        self._others: dict[int, Part | None] = {}
+
+    def take(self, cost: int) -> int:
+        """Return -1, because no permit of a part decides a request by itself."""
+        return -1
+
+    def others(self, lacking: int) -> Part | None:
+        """
+        Return the part that the store has to decide, or None if there is none.
+
+        Args:
+            lacking: The bits of the parts for which there is no permit.
+        """
+        if lacking not in self._others:
+            leased = {i for bit, part, _ in self.parts if not lacking & bit for i in part.indexes}
+            indexes = tuple(i for i in range(len(self._plan.bounds)) if i not in leased)
+            self._others[lacking] = part_of(self._plan, indexes) if indexes else None
+        return self._others[lacking]
+
+    def plans(self) -> Iterator[LivePlan]:
+        """Yield the plans of all parts."""
+        yield from (part.plan for _, part, _ in self.parts)
+        yield from (part.plan for part in self._others.copy().values() if part is not None)
+
+
+class CachedDenial:
+    """
+    One cached denial.
+
+    Attributes:
+        costs: The costs that were denied.
+        states: The state of each limit, for the usage report.
+        minute: Minute of the denial by the store's time, minutes since the epoch.
+        given_back: The value of ``Denials._given_back`` when it was cached. It is invalid after that has changed.
+        generation: The generation of the documents when it was cached. It is invalid after that has changed.
+        present: The decision to return. Its waiting times are correct to GRAIN_SECONDS.
+        renew_at: When ``present`` must be computed again, monotonic seconds.
+        until: When the store is asked again, monotonic seconds.
+        recalled: The counter of decisions made from the cache.
+    """
+
+    __slots__ = (
+        "_at",
+        "_decision",
+        "costs",
+        "generation",
+        "given_back",
+        "minute",
+        "present",
+        "recalled",
+        "renew_at",
+        "states",
+        "until",
+    )
+
+    GRAIN_SECONDS: Final = 0.01
+
+    def __init__(
+        self,
+        decision: Decision,
+        costs: Costs,
+        seconds: float,
+        given_back: int,
+        generation: int,
+        states: tuple[State, ...],
+        recalled: Cell,
+    ) -> None:
+        self._decision = self.present = decision
+        self.costs, self.states, self.recalled = costs, states, recalled
+        self.given_back, self.generation = given_back, generation
+        self.minute = decision.reply.minute
+        self._at = monotonic()
+        self.until = self._at + seconds
+        self.renew_at = 0.0
+
+    def renewed(self, now: float) -> Decision:
+        """Return a new denial with the waiting times of *now*, monotonic seconds, and keep it for GRAIN_SECONDS."""
+        first, passed_us = self._decision, int((now - self._at) * 1_000_000)
+        self.present = Decision(False, first.reason, "denial_cache", first.plan, first.reply.later(passed_us))
+        if first.plan.counts_units:
+            self.present.on(self.costs)
+        self.renew_at = now + self.GRAIN_SECONDS
+        return self.present
 
 
 class MeteredCommon(NamedTuple):
@@ -86,10 +200,9 @@ class LivePlan(Plan):
             and sets it.
         hidden: The limits that look at an attribute in the body, and would not apply to a body that cannot be read, and
             those of tokens and money for certain paths or methods. Only doors that meter look at them.
-        lease: Its lease (:class:`~enforcement.state.lease.Lease`), or the leases of some of its parts
-            (:class:`~enforcement.state.parts.PartLeases`). None if no permits may be leased.
+        lease: Its lease, or the leases of some of its parts. None if no permits may be leased.
         asking: One object for each request that may wait, and for which the store is asked now.
-        denied: Its cached denial (:class:`~enforcement.state.denial_cache.CachedDenial`). None if there is none.
+        denied: Its cached denial. None if there is none.
         last: The latest reply of the store, from which a fallback starts. None if there is none.
         command: The encoded command that charges one request. None if there is none yet, or if it depends on the time.
         record: The instance that recorded reservations last, the hash tag of their records, and how these begin. None
@@ -133,9 +246,9 @@ class LivePlan(Plan):
         self.metering: tuple[Metering, ...] | None = None
         self.metered: MeteredCommon | None = None
         self.hidden: tuple[HiddenLimit, ...] = ()
-        self.lease: Any = None
+        self.lease: Lease[LivePlan] | PartLeases | None = None
         self.asking: set[object] = set()
-        self.denied: Any = None
+        self.denied: CachedDenial | None = None
         self.last: Reply | None = None
         self.command: bytes | None = None
         self.parts: tuple[Part, ...] | None = None

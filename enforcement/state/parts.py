@@ -9,14 +9,14 @@ as a limit of a project applies to each of its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 from enforcement.model.keys import together
+from enforcement.model.limits import Limit
 from enforcement.plan.binding import BoundLimit
 from enforcement.state.lease import Lease
-from enforcement.state.live_plan import LivePlan, Part
+from enforcement.state.live_plan import LivePlan, Part, PartLeases, part_of
 
 MARKS: Final = "-"
 """The id of a request that takes no slots, and whose reply has the marks of the windows, by which it can be undone."""
@@ -25,11 +25,6 @@ MARKS: Final = "-"
 def marks_of(plan: LivePlan) -> str:
     """Return :data:`MARKS`, or an empty id if the replies without marks, which the store makes sooner, tell them."""
     return "" if all(bound.letter == "f" and not bound.limit.rollover for bound in plan.bounds) else MARKS
-
-
-def part_of(plan: LivePlan, indexes: tuple[int, ...]) -> Part:
-    """Return a new part with these bounds of a plan."""
-    return Part(LivePlan(tuple(plan.bounds[i] for i in indexes)), indexes)
 
 
 def parts_by_tag(plan: LivePlan, indexes: tuple[int, ...] | None = None) -> tuple[Part, ...]:
@@ -50,48 +45,6 @@ def parts_by_tag(plan: LivePlan, indexes: tuple[int, ...] | None = None) -> tupl
     return plan.parts
 
 
-class PartLeases:
-    """
-    The leases of some parts of a plan, in place of one lease of all its counters.
-
-    Attributes:
-        parts: The parts whose permits may be leased, each with its bit in the numbers that :meth:`others` takes. The
-            plan of a part has the lease.
-    """
-
-    __slots__ = ("_others", "_plan", "parts")
-
-    low: Final = -2
-    """Below what :meth:`take` returns, so that nobody asks for permits because of it."""
-
-    def __init__(self, plan: LivePlan, parts: tuple[Part, ...]) -> None:
-        self.parts = tuple((1 << i, part) for i, part in enumerate(parts))
-        self._plan = plan
-        self._others: dict[int, Part | None] = {}
-
-    def take(self, cost: int) -> int:
-        """Return -1, because no permit of a part decides a request by itself."""
-        return -1
-
-    def others(self, lacking: int) -> Part | None:
-        """
-        Return the part that the store has to decide, or None if there is none.
-
-        Args:
-            lacking: The bits of the parts for which there is no permit.
-        """
-        if lacking not in self._others:
-            leased = {i for bit, part in self.parts if not lacking & bit for i in part.indexes}
-            indexes = tuple(i for i in range(len(self._plan.bounds)) if i not in leased)
-            self._others[lacking] = part_of(self._plan, indexes) if indexes else None
-        return self._others[lacking]
-
-    def plans(self) -> Iterator[LivePlan]:
-        """Yield the plans of all parts."""
-        yield from (part.plan for _, part in self.parts)
-        yield from (part.plan for part in self._others.copy().values() if part is not None)
-
-
 class LeaseMaker:
     """
     Gives plans their leases.
@@ -102,7 +55,7 @@ class LeaseMaker:
 
     def __init__(self, *, one_slot_per_call: bool) -> None:
         self._one_slot_per_call = one_slot_per_call
-        self._shared: WeakValueDictionary[Any, Lease] = WeakValueDictionary()
+        self._shared: WeakValueDictionary[tuple[tuple[str, Limit], ...], Lease[LivePlan]] = WeakValueDictionary()
 
     def clear(self) -> None:
         """Drop the leases that plans share in a child process, because they belong to the parent."""
@@ -123,15 +76,15 @@ class LeaseMaker:
             plan.lease = PartLeases(plan, tuple(self._leased(plan, tuple(indexes)) for indexes in alike))
         return plan
 
-    def _leased(self, plan: LivePlan, indexes: tuple[int, ...]) -> Part:
+    def _leased(self, plan: LivePlan, indexes: tuple[int, ...]) -> tuple[Part, Lease[LivePlan]]:
         """Return the part of a plan with these bounds, and with the lease of all requests that have the same ones."""
         name = tuple((plan.bounds[i].key, plan.bounds[i].limit) for i in indexes)
         lease = self._shared.get(name)
         if lease is None:
             part = part_of(plan, indexes)
-            part.plan.lease = self._shared[name] = Lease(part.plan, decides=False)
-            return part
-        return Part(lease.plan, indexes)
+            part.plan.lease = self._shared[name] = lease = Lease(part.plan, decides=False)
+            return part, lease
+        return Part(lease.plan, indexes), lease
 
 
 def _users(bound: BoundLimit) -> str:

@@ -35,8 +35,8 @@ from enforcement.plan.decision_ids import DecisionIds
 from enforcement.plan.plan import RefusedPlan
 from enforcement.plan.rules import Rule, Subject, as_shadow, rules_of
 from enforcement.settings import ENFORCE, OFF, SHADOW
-from enforcement.state.live_plan import HiddenLimit, LivePlan
-from enforcement.state.parts import LeaseMaker, PartLeases
+from enforcement.state.live_plan import HiddenLimit, LivePlan, PartLeases
+from enforcement.state.parts import LeaseMaker
 from enforcement.state.plan_cache import PlanCache
 from enforcement.state.published import DerivedPlans, PublishedState, Snapshot
 from enforcement.state.recent_limits import RecentLimits

@@ -21,7 +21,7 @@ class LeaseClock:
 
 def leases_of(plan):
     """Return the leases of a plan or of its parts."""
-    return [part.plan.lease for _, part in plan.lease.parts] or [plan.lease]
+    return [lease for _, _, lease in plan.lease.parts or ()] or [plan.lease]
 
 
 def calls(world):
