@@ -1,7 +1,7 @@
 import os
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import (
     beat_init,
     before_task_publish,
@@ -22,7 +22,7 @@ app.autodiscover_tasks()
 
 @worker_init.connect
 @beat_init.connect
-def check_settings(**_: Any) -> None:
+def check_settings(**_: object) -> None:
     """Stop the process if the settings are unsafe, because Celery ignores the errors of Django's checks."""
     from django.core.exceptions import ImproperlyConfigured
 
@@ -35,7 +35,7 @@ def check_settings(**_: Any) -> None:
 
 
 @beat_init.connect
-def watch_outages(**_: Any) -> None:
+def watch_outages(**_: object) -> None:
     """Start the watch for outages of the store in beat, because a worker gets no task while its broker is away."""
     from controlplane.operations.alerts.run import start_watching
 
@@ -43,7 +43,7 @@ def watch_outages(**_: Any) -> None:
 
 
 @worker_ready.connect
-def check_all(**_: Any) -> None:
+def check_all(**_: object) -> None:
     """Log all warnings of the checks when a worker starts. Every installation has a worker."""
     from controlplane.checks import warn_at_start
 
@@ -51,7 +51,7 @@ def check_all(**_: Any) -> None:
 
 
 @setup_logging.connect
-def keep_logging(**_: Any) -> None:
+def keep_logging(**_: object) -> None:
     """Do nothing. With a receiver of this signal, Celery keeps the logging of the settings."""
 
 
@@ -60,7 +60,7 @@ TAKEN_OVER = ("request_id", "actor", "channel")
 
 
 @before_task_publish.connect
-def send_request_id(headers: dict[str, Any] | None = None, **_: Any) -> None:
+def send_request_id(headers: dict[str, Any] | None = None, **_: object) -> None:
     """Send the id of the present request along with a task, for the log lines of the task. Beat has none to send."""
     context = get_contextvars()
     if headers is not None:
@@ -68,7 +68,7 @@ def send_request_id(headers: dict[str, Any] | None = None, **_: Any) -> None:
 
 
 @task_prerun.connect
-def log_task(task_id: str, task: Any, **_: Any) -> None:
+def log_task(task_id: str, task: Task, **_: object) -> None:
     """Add the task to every log line that is written for it, and the request that sent it, if there was one."""
     clear_contextvars()  # a process runs many tasks
     sent = {**(task.request.headers or {}), **vars(task.request)}
@@ -77,5 +77,5 @@ def log_task(task_id: str, task: Any, **_: Any) -> None:
 
 
 @task_postrun.connect
-def forget_task(**_: Any) -> None:
+def forget_task(**_: object) -> None:
     clear_contextvars()

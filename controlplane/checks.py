@@ -4,7 +4,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from django.apps import apps
 from django.conf import settings
@@ -63,7 +62,7 @@ def warn_at_start() -> None:
 
 
 @checks.register(checks.Tags.database)
-def migrations_are_known(databases: Iterable[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def migrations_are_known(databases: Iterable[str] | None = None, **_: object) -> list[checks.CheckMessage]:
     """Before it migrates, refuse a database whose tables other migrations have changed, as of a development version."""
     if not databases:
         return []
@@ -80,7 +79,7 @@ def migrations_are_known(databases: Iterable[str] | None = None, **_: Any) -> li
 
 
 @checks.register(checks.Tags.security)
-def debug_is_off(**_: Any) -> list[checks.CheckMessage]:
+def debug_is_off(**_: object) -> list[checks.CheckMessage]:
     if not settings.DEBUG or settings.ALLOW_DEBUG:
         return []
     hint = "Unset DEBUG. On a machine that only you can reach, also set SLUICEGATE_ALLOW_DEBUG=1."
@@ -88,7 +87,7 @@ def debug_is_off(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.security)
-def secret_key_is_secret(**_: Any) -> list[checks.CheckMessage]:
+def secret_key_is_secret(**_: object) -> list[checks.CheckMessage]:
     try:
         key = settings.SECRET_KEY
     except ImproperlyConfigured:  # raised by Django for an empty key
@@ -100,7 +99,7 @@ def secret_key_is_secret(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.security)
-def hosts_are_named(**_: Any) -> list[checks.CheckMessage]:
+def hosts_are_named(**_: object) -> list[checks.CheckMessage]:
     hint = "Set ALLOWED_HOSTS to the host names of this server, with commas between them."
     if "*" in settings.ALLOWED_HOSTS:
         return [checks.Error('ALLOWED_HOSTS: must not contain "*".', hint, id="sluicegate.E003")]
@@ -111,7 +110,7 @@ def hosts_are_named(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.security)
-def origins_are_valid(**_: Any) -> list[checks.CheckMessage]:
+def origins_are_valid(**_: object) -> list[checks.CheckMessage]:
     hint = "Write it as https://limits.example, with commas between several origins."
     rule = "CSRF_TRUSTED_ORIGINS: must be origins with a scheme and without a path, got"
     wrong = [origin for origin in settings.CSRF_TRUSTED_ORIGINS if not _ORIGIN.fullmatch(origin)]
@@ -119,9 +118,9 @@ def origins_are_valid(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.caches)
-def store_is_named(**_: Any) -> list[checks.CheckMessage]:
+def store_is_named(**_: object) -> list[checks.CheckMessage]:
     """Enforcers refuse an address or a prefix that is not valid, so the control plane may not use it either."""
-    result = []
+    result: list[checks.CheckMessage] = []
     for name, check in (
         ("SLUICEGATE_REDIS_URL", lambda: Topology.parse(settings.REDIS_URL)),
         ("SLUICEGATE_PREFIX", lambda: Keys(settings.STORE_PREFIX)),
@@ -134,7 +133,7 @@ def store_is_named(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.caches)
-def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
+def broker_is_one_server(**_: object) -> list[checks.CheckMessage]:
     hint = "Celery and the cache use a single server. Set SLUICEGATE_BROKER_URL to its address."
     scheme = settings.BROKER_URL.partition("://")[0]
     if scheme not in ("redis", "rediss"):
@@ -152,8 +151,8 @@ def broker_is_one_server(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.security)
-def networks_are_valid(**_: Any) -> list[checks.CheckMessage]:
-    result = []
+def networks_are_valid(**_: object) -> list[checks.CheckMessage]:
+    result: list[checks.CheckMessage] = []
     for name in ("TRUSTED_PROXIES", "METRICS_NETWORKS"):
         try:
             TrustedProxies(getattr(settings, name))
@@ -164,13 +163,13 @@ def networks_are_valid(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.compatibility)
-def variables_are_known(**_: Any) -> list[checks.CheckMessage]:
+def variables_are_known(**_: object) -> list[checks.CheckMessage]:
     found = variables.unknown(os.environ)
     return [checks.Warning(f"{it.value}.", it.advice, id="sluicegate.W007") for it in found]
 
 
 @checks.register("store", deploy=True)
-def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
+def store_keeps_documents(**_: object) -> list[checks.CheckMessage]:
     from controlplane.core import store
 
     try:
@@ -186,7 +185,7 @@ def store_keeps_documents(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register("store", deploy=True)
-def store_outlives_a_restart(**_: Any) -> list[checks.CheckMessage]:
+def store_outlives_a_restart(**_: object) -> list[checks.CheckMessage]:
     from controlplane.core import store
 
     try:

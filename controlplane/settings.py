@@ -7,9 +7,14 @@ from redis.retry import Retry
 
 from controlplane.core import environment as env
 from controlplane.core import logs
-from controlplane.core.paths import BASE_DIR, TEMPLATES_DIR, VAR_DIR, kept, make_var_dir
+
+# What is imported as itself is a setting, too.
+from controlplane.core.paths import BASE_DIR as BASE_DIR
+from controlplane.core.paths import TEMPLATES_DIR as TEMPLATES_DIR
+from controlplane.core.paths import VAR_DIR as VAR_DIR
+from controlplane.core.paths import kept, make_var_dir
 from controlplane.schedule import SCHEDULE
-from controlplane.web.kit import theme
+from controlplane.web.kit.theme import UNFOLD as UNFOLD
 from enforcement.model.keys import DEFAULT_PREFIX
 from enforcement.store.topology import redis_url
 
@@ -171,7 +176,7 @@ WHITENOISE_USE_FINDERS = True
 
 # The database ---------------------------------------------------------------------------------------------------------
 
-_sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "controlplane.sqlite3")}
+_sqlite: dict[str, object] = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "controlplane.sqlite3")}
 DATABASES = {"default": env.database("DATABASE_URL") or _sqlite}
 if DATABASES["default"] is _sqlite:
     make_var_dir()
@@ -333,10 +338,6 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
 }
-
-# Admin ----------------------------------------------------------------------------------------------------------------
-
-UNFOLD = theme.UNFOLD
 
 # Logs -----------------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ class Consumer(CeleryConsumer):
     must be filled again within ten seconds.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    connection_errors: tuple[type[BaseException], ...]
+
+    def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)
         # A task that ends while the store fails is acknowledged over a closed transport. There kombu raises
         # AttributeError for the host name, which would end the worker instead of a reconnection.

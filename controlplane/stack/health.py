@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
@@ -68,5 +69,7 @@ def _reaches_broker() -> bool:
     return True
 
 
+CHECKS: dict[str, Callable[..., None]] = {"web": web, "worker": worker, "beat": beat}
+
 if __name__ == "__main__":
-    {"web": web, "worker": worker, "beat": beat}[sys.argv[1]](*sys.argv[2:])
+    CHECKS[sys.argv[1]](*sys.argv[2:])

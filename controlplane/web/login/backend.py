@@ -16,7 +16,7 @@ class RoleBackend(ModelBackend):
     :class:`controlplane.web.scope.rows.RowScope`.
     """
 
-    def has_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:
+    def has_perm(self, user_obj: Any, perm: str, obj: object = None) -> bool:
         if is_operator(user_obj):
             return True
         return perm in PERMISSIONS and is_member(user_obj, PERMISSIONS[perm])
@@ -27,12 +27,12 @@ class RoleBackend(ModelBackend):
         # A page asks for each app.
         return any(perm.startswith(f"{app_label}.") and self.has_perm(user_obj, perm) for perm in PERMISSIONS)
 
-    def get_all_permissions(self, user_obj: Any, obj: Any = None) -> set[str]:
+    def get_all_permissions(self, user_obj: Any, obj: object = None) -> set[str]:
         """Return the permissions of the user's roles. Operators have others besides, which no code needs as a list."""
         return {perm for perm in PERMISSIONS if self.has_perm(user_obj, perm)}
 
-    def get_user_permissions(self, user_obj: Any, obj: Any = None) -> set[str]:
+    def get_user_permissions(self, user_obj: Any, obj: object = None) -> set[str]:
         return self.get_all_permissions(user_obj)
 
-    def get_group_permissions(self, user_obj: Any, obj: Any = None) -> set[str]:
+    def get_group_permissions(self, user_obj: Any, obj: object = None) -> set[str]:
         return set()

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
 from axes.attempts import get_cool_off_threshold
 from axes.handlers.database import AxesDatabaseHandler
@@ -22,6 +21,12 @@ from enforcement.http.addresses import network_of
 logger = logging.getLogger(__name__)
 
 MINUTE = timedelta(minutes=1)
+
+
+class AxesRequest(HttpRequest):
+    """A request to which axes has added the address by which it counts, as :func:`address_of` returns it."""
+
+    axes_ip_address: str | None
 
 
 def address_of(request: HttpRequest) -> str | None:
@@ -44,7 +49,7 @@ class LockoutHandler(AxesDatabaseHandler):
     Otherwise one address could try a common password with every name.
     """
 
-    def get_failures(self, request: HttpRequest, credentials: dict[str, Any] | None = None) -> int:
+    def get_failures(self, request: AxesRequest, credentials: dict[str, object] | None = None) -> int:
         """Return the failures of this name at this address, or at least the limit if the address is locked."""
         failures = super().get_failures(request, credentials)
         by_address = failures_of(request.axes_ip_address, request).aggregate(n=Sum("failures_since_start"))["n"] or 0
@@ -78,7 +83,7 @@ def _state_of(attempt: AccessAttempt, sums: dict[str, int], since: datetime) -> 
     return f"{failures} of {most} failures", "warn"
 
 
-def locked_out(request: HttpRequest, response: HttpResponse | None, credentials: Any) -> HttpResponse:
+def locked_out(request: AxesRequest, response: HttpResponse | None, credentials: object) -> HttpResponse:
     """Return the page for a locked-out client, which says how long the lock-out lasts."""
     last = failures_of(request.axes_ip_address, request).aggregate(at=Max("attempt_time"))["at"] or timezone.now()
     left = max(last + settings.AXES_COOLOFF_TIME - timezone.now(), MINUTE)

@@ -1,12 +1,12 @@
 """The middleware that lets nobody into the admin before the second factor."""
 
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django_otp.middleware import is_verified
 
 from controlplane.objects.people import second_factor
 
@@ -27,11 +27,12 @@ class SecondFactorGate:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         return self.get_response(request)
 
-    def process_view(self, request: HttpRequest, *_: Any) -> HttpResponse | None:
-        if not request.path_info.startswith("/admin/") or request.resolver_match.url_name in OPEN:
+    def process_view(self, request: HttpRequest, *_: object) -> HttpResponse | None:
+        match = request.resolver_match
+        if match is None or match.url_name in OPEN or not request.path_info.startswith("/admin/"):
             return None
         user = request.user
-        if not user.is_authenticated or user.is_verified():
+        if not user.is_authenticated or is_verified(user):
             return None
         if second_factor.device_of(user) is not None:
             return HttpResponseRedirect(code_url(request.get_full_path()))

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from controlplane.changes.change.transaction import Actor, OpenChange, change
 from controlplane.core.transactions import take_turn
+from controlplane.objects.people.records import Recorded
 from controlplane.objects.policies.actions import replace_limits
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.prices import catalogue
@@ -21,7 +22,6 @@ from controlplane.objects.projects.actions import issue_token
 from controlplane.objects.projects.models import Project, Token
 from controlplane.web.kit.first_steps import first_project
 from controlplane.web.overview.catalogue import Template
-from controlplane.web.pages.people.users import Recorded
 from enforcement.model.limits import Limit
 from enforcement.model.metered import MONEY
 

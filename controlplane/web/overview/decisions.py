@@ -150,7 +150,7 @@ def _most_denied(rows: QuerySet[UsageRow], *names: str) -> list[dict[str, Any]]:
     return [row | {"share": round(100 * row["denied"] / most)} for row in top]
 
 
-def _link(known: dict[str, Model], key: str) -> str:
+def _link(known: Mapping[str, Model], key: str) -> str:
     """Return a link to the row with this id, or the id if the row is deleted."""
     return link_to(known[key]) if key in known else key
 

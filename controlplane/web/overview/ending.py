@@ -21,7 +21,7 @@ FEW = 500
 MOST = 1_000
 
 
-def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[str, Any]]:
+def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[str, object]]:
     """Return a row for each kind of object of *projects* that ends soon and that the user may see."""
     until, result, everything = now + WITHIN, [], is_operator(user)
     if user.has_perm("projects.view_token"):
@@ -46,7 +46,7 @@ def ending(user: Any, projects: QuerySet[Project], now: datetime) -> list[dict[s
     return result
 
 
-def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, note: str = "") -> dict[str, Any]:
+def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, note: str = "") -> dict[str, object]:
     """Return the title, the number with a link to the list, and the next one."""
     count = capped(rows, MOST)
     next_one = _first(rows, column, count)

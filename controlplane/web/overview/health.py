@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.db import models
 from django.utils.html import format_html
@@ -48,7 +47,7 @@ def _url(one: Condition) -> str:
     return change_url(one.about) if isinstance(one.about, models.Model) else list_url(one.about)
 
 
-def fleet_rows(fleet: Fleet, lost: list[Instance], now: datetime) -> list[dict[str, Any]]:
+def fleet_rows(fleet: Fleet, lost: list[Instance], now: datetime) -> list[dict[str, object]]:
     """Return the first rows of the table of instances as dictionaries, the lost ones and those with a problem first."""
     # A large fleet does not fit here.
     worst = sorted(fleet, key=lambda instance: (instance.state == OK, instance.revision, instance.id))
@@ -57,7 +56,7 @@ def fleet_rows(fleet: Fleet, lost: list[Instance], now: datetime) -> list[dict[s
     return [*gone, *here][:INSTANCES_SHOWN]
 
 
-def _fleet_row(row: Instance, state: str) -> dict[str, Any]:
+def _fleet_row(row: Instance, state: str) -> dict[str, object]:
     alone = row.decisions.get("fallback", 0)
     fields = {"host": row.host, "revision": row.revision, "version": row.version}
     return {"link": link_to(row), "state": state, "alone": alone if row.state == DEGRADED else 0, **fields}

@@ -25,12 +25,12 @@ from controlplane.web.pages.near import near_card
 USAGE, TOKENS, POLICIES = "usage.view_usagerow", "projects.view_token", "policies.view_policy"
 
 
-def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, object]:
     """Return the template context of the first page, with the panels that the user may see."""
     now, user = timezone.now(), request.user
     span = SPANS.get(request.GET.get("range", ""), SPANS["1h"])
     projects = None if is_operator(user) else projects_of(user)
-    seen: dict[str, Any] = {"now": now, "span": span, "spans": SPANS.values()}
+    seen: dict[str, object] = {"now": now, "span": span, "spans": SPANS.values()}
     if is_member(user) and user.has_perm(USAGE):
         seen |= _decisions(projects, user, span, now)
     if user.has_perms((USAGE, TOKENS)):
@@ -44,7 +44,7 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 @optional.optional(optional.USAGE, lambda *_: {})
-def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: datetime) -> dict[str, Any]:
+def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: datetime) -> dict[str, object]:
     """Return the panels that count decisions in these projects, or in all for None."""
     rows, sums = decisions.rows_of(projects, span, now), decisions.sums_of(projects, span, now)
     series = decisions.series_of(sums, span, now)
@@ -74,7 +74,7 @@ def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: d
     return panels
 
 
-def _installation(span: Span, now: datetime) -> dict[str, Any]:
+def _installation(span: Span, now: datetime) -> dict[str, object]:
     """Return the panels for operators."""
     fleet, lost = fleet_now(), lost_now(now)
     facts = health.facts_of(conditions(fleet, lost, now), now)

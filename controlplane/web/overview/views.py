@@ -3,7 +3,6 @@
 import http.client
 import urllib.error
 import urllib.request
-from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -198,6 +197,6 @@ def _send(url: str, sample: Sample, secret: str) -> str:
         return f"Nothing answers at {url}. Is the proxy running?"
 
 
-def _fields(secret: str, body: bytes | None) -> dict[str, Any]:
+def _fields(secret: str, body: bytes | None) -> dict[str, str]:
     kind = {"Content-Type": "application/json"} if body else {}
     return {"Authorization": f"Bearer {secret}", **kind}

@@ -56,9 +56,6 @@ router.register("webhooks", WebhookView, "webhook")
 router.register("deliveries", DeliveryView, "delivery")
 router.register("suspensions", SuspensionView, "suspension")
 
-# A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.
-ONE_PRICE = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
-
 # Those of the router that have a list at an address without a part that differs.
 RESOURCES = [
     *(name for name, view, _ in router.registry if "(" not in name and hasattr(view, "list")),
@@ -74,9 +71,14 @@ urlpatterns = [
         GlassView.as_view({"get": "retrieve", "put": "update", "delete": "destroy"}),
         name="break-glass",
     ),
+    # A price is set by its model and beginning, with PUT on the list, and is changed and deleted by its id.
     path("prices", PriceView.as_view({"get": "list", "put": "update"}), name="prices"),
     path("prices/estimates", LearnedEstimateView.as_view({"get": "list"}), name="estimates"),
-    re_path(rf"^prices/(?P<id>{PRICE_ID})$", PriceView.as_view(ONE_PRICE), name="price"),
+    re_path(
+        rf"^prices/(?P<id>{PRICE_ID})$",
+        PriceView.as_view({"get": "retrieve", "patch": "partial_update", "delete": "destroy"}),
+        name="price",
+    ),
     path("counters", CounterView.as_view({"get": "retrieve"}), name="counters"),
     path("counters/reset", CounterView.as_view({"post": "reset"}), name="counters-reset"),
     re_path(r"^revisions/(?P<number>[0-9]{1,18})/undo$", UndoView.as_view({"post": "undo"}), name="revision-undo"),

@@ -67,7 +67,7 @@ class Command(BaseCommand):
 
     def announce(self) -> None:
         stack = self.stack
-        database = "SQLite" if "sqlite" in settings.DATABASES["default"]["ENGINE"] else "the database in DATABASE_URL"
+        database = "SQLite" if connection.vendor == "sqlite" else "the database in DATABASE_URL"
         manage = embedded.management_command()
         self.tell(
             self.style.SUCCESS(
