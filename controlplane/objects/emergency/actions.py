@@ -18,7 +18,7 @@ from controlplane.changes.change.transaction import Actor, OpenChange, change
 from controlplane.core import store
 from controlplane.core.transactions import take_turn
 from controlplane.objects.emergency.document import check_room
-from controlplane.objects.emergency.models import MAX_GLASS, BreakGlass, EndedSuspension, Suspension
+from controlplane.objects.emergency.models import MAX_GLASS, BreakGlass, EndedSuspension, Suspended, Suspension
 from controlplane.objects.projects.models import Project, Token, isoformat
 
 TURN = "emergency"
@@ -68,7 +68,7 @@ def suspend_value(
     return row
 
 
-def resume(tx: OpenChange, suspension: Suspension) -> None:
+def resume(tx: OpenChange, suspension: Suspended) -> None:
     """End a suspension with an audit entry, and keep it as history. Do nothing if somebody else has ended it."""
     take_turn(TURN)
     if present := Suspension.objects.filter(pk=suspension.pk).first():

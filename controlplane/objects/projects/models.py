@@ -159,11 +159,13 @@ class Credential(RecordedModel):
     Attributes:
         LASTING: The fields that stay as they are once the credential has ended.
         RETIRING: The fields that another credential in its place changes.
+        secret: The secret in clear, which only a row has that the response to its creation shows.
     """
 
     LASTING: tuple[str, ...] = ("name", "expires_at")
     RETIRING: tuple[str, ...] = ("revoked_at", "expires_at", "replaced_by")
     replaced_by_id: str | None
+    secret: str
     name = models.CharField(max_length=200, validators=[PRINTABLE])
     digest = models.CharField(max_length=64, unique=True, editable=False)
     prefix = models.CharField(max_length=tokens.PREFIX_LENGTH, editable=False)

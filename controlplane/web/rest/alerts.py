@@ -7,7 +7,6 @@ from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
-from rest_framework.response import Response
 
 from controlplane.operations.alerts.models import EVERY_LIMIT, MOST_THRESHOLDS, AlertEvent, AlertRule
 from controlplane.operations.alerts.rule_kinds import KINDS, LONGEST
@@ -16,7 +15,7 @@ from controlplane.web.restkit.fields import InstantField, ReferenceField
 from controlplane.web.restkit.problems import model_errors
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, OwnProject
-from controlplane.web.restkit.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
+from controlplane.web.restkit.views import Listed, Resource, Retrieved
 from enforcement.model.sizes import MAX_NUMBER
 
 RULE_ID = "alr_[0-9a-z]{1,36}"
@@ -41,7 +40,7 @@ class WebhooksField(serializers.Field):
     def to_internal_value(self, data: Any) -> list[Destination]:
         if not isinstance(data, list) or len(data) > 100 or not all(isinstance(one, str) for one in data):
             self.fail("invalid")
-        found = self.context["access"].within(Destination.objects, "project").in_bulk(data)
+        found = self.context["access"].within(Destination.objects.all(), "project").in_bulk(data)
         for one in data:
             if one not in found:
                 self.fail("does_not_exist", value=one)
@@ -52,7 +51,7 @@ class WebhooksField(serializers.Field):
 
 
 @example(name="80 %", project="chat", kind="usage", thresholds=[80, 100], webhooks=[])
-class AlertRuleSerializer(OwnProject, CleanModelSerializer):
+class AlertRuleSerializer(OwnProject, CleanModelSerializer[AlertRule]):
     project = ReferenceField(
         "projects",
         allow_null=True,
@@ -94,9 +93,8 @@ class AlertRuleSerializer(OwnProject, CleanModelSerializer):
         return super().candidate({name: value for name, value in attrs.items() if name != "destinations"})
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        former = self.instance
-        if "thresholds" not in attrs and not (former and former.thresholds):
-            attrs = {**attrs, "thresholds": list(KINDS[attrs.get("kind") or former.kind].thresholds)}
+        if "thresholds" not in attrs and not (self.instance and self.instance.thresholds):
+            attrs = {**attrs, "thresholds": list(KINDS[self.candidate(attrs).kind].thresholds)}
         super().validate(attrs)
         rule = self.candidate(attrs)
         rule.clean()  # which sets what the kind does not have
@@ -114,7 +112,7 @@ class AlertRuleQuery(ListQuery):
     kind = serializers.ChoiceField(list(KINDS), required=False)
 
 
-class AlertRuleView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
+class AlertRuleView(Resource[AlertRule]):
     """Rules of alerts, with the webhooks that they notify."""
 
     serializer_class = AlertRuleSerializer
@@ -129,7 +127,7 @@ class AlertRuleView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
 
     def get_queryset(self) -> QuerySet[AlertRule]:
         chosen = {name: self.query[name] for name in ("project", "kind") if name in self.query}
-        return self.access.within(AlertRule.objects, "project").select_related("project").filter(**chosen)
+        return self.access.within(AlertRule.objects.all(), "project").select_related("project").filter(**chosen)
 
     def save_changed(self, tx: Any, serializer: Any, before: dict[str, Any]) -> None:
         """Save the row with an audit entry if it then differs from *before*."""
@@ -140,16 +138,17 @@ class AlertRuleView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
 
 class AlertEventSerializer(serializers.ModelSerializer):
     rule = serializers.CharField(source="rule_id", read_only=True, help_text="Id of the rule.")
-    project = serializers.SlugRelatedField("slug", read_only=True, allow_null=True)
+    project: serializers.SlugRelatedField = serializers.SlugRelatedField("slug", read_only=True, allow_null=True)
     kind = serializers.ChoiceField(list(KINDS), read_only=True)
     state = serializers.ChoiceField([name for name, _ in AlertEvent.STATES], read_only=True)
-    data = serializers.JSONField(read_only=True, help_text="Facts by name, which depend on the kind.")
+
     at = InstantField(read_only=True)
     resolved_at = InstantField(read_only=True, allow_null=True, help_text="When it was resolved. Null: it is firing.")
 
     class Meta:
         model = AlertEvent
         fields = ["id", "rule", "project", "kind", "state", "level", "title", "data", "at", "resolved_at"]
+        extra_kwargs = {"data": {"read_only": True, "help_text": "Facts by name, which depend on the kind."}}
 
 
 class AlertEventQuery(ListQuery):
@@ -158,7 +157,7 @@ class AlertEventQuery(ListQuery):
     state = serializers.ChoiceField([name for name, _ in AlertEvent.STATES], required=False)
 
 
-class AlertEventView(Listed, Retrieved, ApiView):
+class AlertEventView(Listed[AlertEvent], Retrieved[AlertEvent]):
     """Events of the rules, the latest first."""
 
     serializer_class = AlertEventSerializer
@@ -172,8 +171,5 @@ class AlertEventView(Listed, Retrieved, ApiView):
     def get_queryset(self) -> QuerySet[AlertEvent]:
         """Return the events of the rules that the key may see."""
         chosen = {name: self.query[name] for name in ("rule", "project", "state") if name in self.query}
-        rows = self.access.within(AlertEvent.objects, "rule__project")
+        rows = self.access.within(AlertEvent.objects.all(), "rule__project")
         return rows.filter(**chosen).select_related("project")
-
-    def answer(self, obj: AlertEvent, code: int = 200, headers: dict[str, str] | None = None) -> Response:
-        return Response(self.get_serializer(obj).data, code, headers=headers)

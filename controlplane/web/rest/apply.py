@@ -33,11 +33,11 @@ from controlplane.web.rest.preview import visible_to
 from controlplane.web.rest.review import ReviewSerializer, previewed
 from controlplane.web.rest.revisions import LinesField, StepSerializer
 from controlplane.web.restkit.authentication import Access, InsufficientScope, LimitedKey
+from controlplane.web.restkit.batches.views import TooManyItems
 from controlplane.web.restkit.fields import StrictBooleanField, StrictIntegerField, StringField
 from controlplane.web.restkit.problems import Conflict, InvalidQuery, Problem, errors_of, model_errors, translated
 from controlplane.web.restkit.serializers import StrictSerializer
 from controlplane.web.restkit.views import ApiView
-from controlplane.web.restkit.writes.batches import TooManyItems
 from controlplane.web.restkit.writes.later import Later
 from controlplane.web.restkit.writes.started import JobSerializer, access_of, started
 from controlplane.web.restkit.writes.trials import MOST_LISTED, Trial, TrialSerializer

@@ -14,7 +14,7 @@ from controlplane.web.restkit.exports import Exported, ExportQuery
 from controlplane.web.restkit.fields import InstantField, ProjectField
 from controlplane.web.restkit.ordering import OrderField, SearchField, found_by
 from controlplane.web.restkit.serializers import ListQuery
-from controlplane.web.restkit.views import ApiView, Listed
+from controlplane.web.restkit.views import Listed
 
 
 @extend_schema_field({"type": ["object", "null"], "additionalProperties": True})
@@ -65,7 +65,7 @@ class EntrySearch(AuditSearch):
     model = AuditEntry
 
 
-class AuditView(Exported, Listed, ApiView):
+class AuditView(Exported[AuditEntry], Listed[AuditEntry]):
     """Changes with their author, time and reason, newest first."""
 
     serializer_class = AuditSerializer
@@ -90,7 +90,7 @@ class AuditView(Exported, Listed, ApiView):
 
     def get_queryset(self) -> QuerySet[AuditEntry]:
         chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
-        return found_by(EntrySearch(), AuditEntry.objects.filter(**chosen), self.query)
+        return found_by(EntrySearch(), self.request, AuditEntry.objects.filter(**chosen), self.query)
 
     def columns(self) -> Sequence[str]:
         return COLUMNS

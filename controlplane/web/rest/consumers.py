@@ -58,8 +58,15 @@ class TokenAuthentication(BaseAuthentication):
         now = timezone.now()
         if reason := refusal_of(token, now):
             end = resumed_at(token, now) if reason == "suspended" else None
-            raise TokenRefused(reason, end and max(1, ceil((end - now).total_seconds())))
+            raise TokenRefused(reason, max(1, ceil((end - now).total_seconds())) if end else None)
         return AnonymousUser(), token
+
+
+def token_of(request: Request) -> Token:
+    """Return the token of a request, or raise TokenRefused if it has none."""
+    if not isinstance(request.auth, Token):
+        raise TokenRefused("token_required")
+    return request.auth
 
 
 class HasToken(BasePermission):
@@ -141,7 +148,7 @@ class ConsumerSerializer(serializers.ModelSerializer):
         return limits_of(token)
 
 
-class ConsumerView(ApiView):
+class ConsumerView(ApiView[Token]):
     """The limits of a token, for its holder. Nothing is charged to them."""
 
     optional_source = COUNTERS
@@ -153,17 +160,17 @@ class ConsumerView(ApiView):
     throttle_rate = "REST_CONSUMER_RATE"
 
     def throttled_holder(self, request: Request) -> str:
-        return request.auth.pk
+        return token_of(request).pk
 
     @extend_schema(responses=ConsumerSerializer)
     def me(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return the token and its limits, without what is used of them."""
-        return Response(ConsumerSerializer(request.auth).data)
+        return Response(ConsumerSerializer(token_of(request)).data)
 
     @extend_schema(responses=ConsumerUsageSerializer)
     def usage(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return the limits of the token with what is used and left of each."""
         try:
-            return Response(usage_of(request.auth))
+            return Response(usage_of(token_of(request)))
         except STORE_ERRORS as exc:
             raise StoreUnavailable("The counters cannot be read now. Try again.") from exc

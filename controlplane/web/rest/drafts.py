@@ -2,22 +2,21 @@
 
 from django.db.models import QuerySet
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from controlplane.releases.drafts.models import PolicyDraft
 from controlplane.web.restkit.fields import InstantField, ReferenceField
 from controlplane.web.restkit.serializers import ListQuery
-from controlplane.web.restkit.views import ApiView, Listed, Retrieved
+from controlplane.web.restkit.views import Listed, Retrieved
 
 DRAFT_ID = "drf_[0-9a-z]{1,36}"
 STATES = [name for name, _ in PolicyDraft.STATES]
 
 
 class DraftSerializer(serializers.ModelSerializer):
-    policy = serializers.SlugRelatedField(
+    policy: serializers.SlugRelatedField = serializers.SlugRelatedField(
         "slug", read_only=True, allow_null=True, help_text="Slug of the policy that it changes. Null for a new one."
     )
-    project = serializers.SlugRelatedField(
+    project: serializers.SlugRelatedField = serializers.SlugRelatedField(
         "slug", read_only=True, allow_null=True, help_text="Slug of the owning project. Null if all projects share it."
     )
     state = serializers.ChoiceField(STATES, read_only=True)
@@ -44,7 +43,7 @@ class DraftQuery(ListQuery):
     project = ReferenceField("projects", required=False, help_text="Slug of the owning project.")
 
 
-class DraftView(Listed, Retrieved, ApiView):
+class DraftView(Listed[PolicyDraft], Retrieved[PolicyDraft]):
     """Policies that are prepared and not published, the latest first. No proxy knows them."""
 
     serializer_class = DraftSerializer
@@ -58,7 +57,5 @@ class DraftView(Listed, Retrieved, ApiView):
     def get_queryset(self) -> QuerySet[PolicyDraft]:
         """Return the drafts of the projects of the key. Those of shared policies are for keys of all projects."""
         chosen = {name: self.query[name] for name in ("state", "project") if name in self.query}
-        return self.access.within(PolicyDraft.objects, "project").filter(**chosen).select_related("policy", "project")
-
-    def answer(self, obj: PolicyDraft, code: int = 200, headers: dict[str, str] | None = None) -> Response:
-        return Response(self.get_serializer(obj).data, code, headers=headers)
+        rows = PolicyDraft.objects.filter(**chosen).select_related("policy", "project")
+        return self.access.within(rows, "project")

@@ -36,7 +36,7 @@ class OwnerField(ReferenceField):
 
 
 @example(project="chat", name="session", value="9f2c", reason="It loops")
-class SuspensionSerializer(CleanModelSerializer):
+class SuspensionSerializer(CleanModelSerializer[Suspension]):
     kind = serializers.SerializerMethodField(help_text="What is suspended. A new one is always of a value.")
     project = OwnerField(
         "projects",
@@ -61,9 +61,10 @@ class SuspensionSerializer(CleanModelSerializer):
     @extend_schema_field(InstantField(allow_null=True))
     def get_ended_at(self, row: Suspended) -> str | None:
         if isinstance(row, EndedSuspension):
-            return InstantField().to_representation(row.ended_at)  # type: ignore[no-any-return]
-        over = not row.is_in_force(timezone.now())
-        return InstantField().to_representation(row.ends_at) if over else None
+            return InstantField().to_representation(row.ended_at)
+        if row.ends_at is None or row.is_in_force(timezone.now()):
+            return None
+        return InstantField().to_representation(row.ends_at)
 
     @extend_schema_field({"type": "string", "nullable": True})
     def get_ended_by(self, row: Suspended) -> str | None:
@@ -87,7 +88,7 @@ class SuspensionQuery(ListQuery):
     project = ReferenceField("projects", required=False, help_text="Slug of the project that is concerned.")
 
 
-class SuspensionView(Listed, Retrieved, ApiView):
+class SuspensionView(Listed[Suspended], Retrieved[Suspended]):
     """
     Suspensions, for which every proxy refuses requests. A new one is of a value of an attribute. A deletion ends it.
     """
@@ -106,7 +107,7 @@ class SuspensionView(Listed, Retrieved, ApiView):
     }
     of_all_projects = ("*",)
 
-    def get_queryset(self) -> QuerySet[Suspension]:
+    def get_queryset(self) -> QuerySet[Suspended]:
         model = EndedSuspension if self.query.get("state") == "ended" else Suspension
         rows = model.objects.select_related("token__project", "project", "within")
         if self.query.get("state") == "live":
@@ -118,16 +119,13 @@ class SuspensionView(Listed, Retrieved, ApiView):
             rows = rows.concerning(project)
         return rows
 
-    def get_object(self) -> Suspension:
+    def get_object(self) -> Suspended:
         """Return the row, which may be one of the history if it is only read."""
         if self.action == "retrieve":
             rows = EndedSuspension.objects.select_related("token__project", "project", "within")
             if ended := rows.filter(pk=self.kwargs["id"]).first():
                 return ended
         return super().get_object()
-
-    def answer(self, obj: Suspension, code: int = 200, headers: dict[str, str] | None = None) -> Response:
-        return Response(self.get_serializer(obj).data, code, headers=headers)
 
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         given = self.read_body().validated_data
@@ -162,7 +160,7 @@ class GlassSerializer(StrictSerializer):
 WHOLE = {"broken": False, "began_at": None, "ends_at": None, "reason": "", "by": None}
 
 
-class GlassView(ApiView):
+class GlassView(ApiView[BreakGlass]):
     """The switch that makes every published limit a shadow in the whole fleet, with a reason and an end."""
 
     serializer_class = GlassSerializer

@@ -71,9 +71,14 @@ class DecisionSerializer(serializers.Serializer):
     id = serializers.CharField()
     reason = serializers.CharField()
     limit = serializers.CharField(allow_null=True, help_text="policy-slug/limit-name. A long one is cut in front.")
-    source = serializers.CharField(help_text="Where it was decided, such as store, lease or fallback.")
-    instance = serializers.CharField(allow_null=True, help_text="Null for a key that is limited to projects.")
-    attributes_sampled = serializers.BooleanField(help_text="Whether it is in the sample of denials.")
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {
+            **super().get_fields(),
+            "source": serializers.CharField(help_text="Where it was decided, such as store, lease or fallback."),
+            "instance": serializers.CharField(allow_null=True, help_text="Null for a key that is limited to projects."),
+            "attributes_sampled": serializers.BooleanField(help_text="Whether it is in the sample of denials."),
+        }
 
 
 class OverrideSourceSerializer(serializers.Serializer):

@@ -9,7 +9,7 @@ from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import HEARTBEAT_LIFETIME, Instance
 from controlplane.web.restkit.fields import InstantField
 from controlplane.web.restkit.serializers import ListQuery
-from controlplane.web.restkit.views import ApiView, Listed
+from controlplane.web.restkit.views import Listed
 from enforcement.settings import ENFORCE, IN_CODE
 from enforcement.store_calls.instances import PROBLEMS, UNSUPPORTED_REASONS
 
@@ -86,7 +86,7 @@ class InstanceQuery(ListQuery):
     )
 
 
-class InstanceView(Listed, ApiView):
+class InstanceView(Listed[Instance]):
     """The processes that enforce limits, each with the revision that it runs."""
 
     optional_source = HEARTBEATS

@@ -9,7 +9,7 @@ from controlplane.operations.jobs.actions import cancel_job
 from controlplane.operations.jobs.models import Job
 from controlplane.web.restkit.problems import Conflict
 from controlplane.web.restkit.serializers import ListQuery
-from controlplane.web.restkit.views import ApiView, Listed, Retrieved
+from controlplane.web.restkit.views import Listed, Retrieved
 from controlplane.web.restkit.writes.started import JobSerializer
 
 JOB_ID = "job_[0-9a-z]{1,36}"
@@ -20,7 +20,7 @@ class JobQuery(ListQuery):
     kind = serializers.CharField(required=False, max_length=40, help_text="For example batch.")
 
 
-class JobView(Listed, Retrieved, ApiView):
+class JobView(Listed[Job], Retrieved[Job]):
     """Work on many rows, which a worker does after the response. A deletion cancels it."""
 
     serializer_class = JobSerializer
@@ -38,9 +38,6 @@ class JobView(Listed, Retrieved, ApiView):
             return chosen
         own = chosen.within(self.access.projects())
         return own.filter(Q(key=self.access.key) | Q(projects__in=self.access.project_ids)).distinct()
-
-    def answer(self, obj: Job, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:
-        return Response(self.get_serializer(obj).data, code, headers=headers)
 
     def destroy(self, request: Request, *args: object, **kwargs: object) -> Response:
         """Cancel the job. What it has done until now stays done."""

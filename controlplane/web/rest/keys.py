@@ -1,7 +1,6 @@
 """The REST resource of management keys. With it a key makes and changes keys, but none that is more than itself."""
 
 from collections.abc import Mapping
-from copy import copy
 from typing import Any
 
 from django.core.exceptions import ValidationError as InvalidModel
@@ -27,7 +26,7 @@ from controlplane.web.restkit.fields import StrictIntegerField, StringField
 from controlplane.web.restkit.problems import Conflict, Problem, model_errors
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.web.restkit.views import ApiView, Listed, Retrieved, Updated
+from controlplane.web.restkit.views import Listed, Retrieved, Updated
 from controlplane.web.restkit.writes.conditions import etag
 from enforcement.model.instants import DAY_SECONDS
 
@@ -76,7 +75,7 @@ class NetworksField(serializers.ListField):
 
 
 @example(name="ci", scopes=["policies:read", "policies:write"], projects=["chat"], networks=["192.0.2.0/24"])
-class KeySerializer(CleanModelSerializer):
+class KeySerializer(CleanModelSerializer[ManagementKey]):
     scopes = serializers.ListField(
         child=serializers.ChoiceField(SCOPES), allow_empty=False, max_length=len(SCOPES), help_text="What it may do."
     )
@@ -114,7 +113,7 @@ class KeySerializer(CleanModelSerializer):
 
     def projects_of(self, attrs: dict[str, Any]) -> list[Project]:
         """Return the projects that the key would have."""
-        return attrs["projects"] if "projects" in attrs else list(self.instance.projects.all())
+        return attrs["projects"] if "projects" in attrs or not self.instance else list(self.instance.projects.all())
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         super().validate(attrs)
@@ -157,7 +156,7 @@ class KeyQuery(ListQuery):
     name = serializers.CharField(required=False, max_length=200, help_text="The whole name.")
 
 
-class KeyView(Listed, Retrieved, Updated, ApiView):
+class KeyView(Listed[ManagementKey], Retrieved[ManagementKey], Updated[ManagementKey]):
     """
     Credentials of programs that use this API.
 
@@ -235,9 +234,7 @@ class KeyView(Listed, Retrieved, Updated, ApiView):
             tx.updated(serializer.save(), before)
 
     def issued(self, key: ManagementKey, secret: str) -> Response:
-        shown = copy(key)
-        shown.secret = secret
-        data = IssuedKeySerializer(shown, context=self.get_serializer_context()).data
+        data = {**self.get_serializer(key).data, "secret": secret}
         headers = {"Location": reverse("management-key-detail", args=[key.pk]), "ETag": etag(key)}
         return Response(data, status.HTTP_201_CREATED, headers=headers)
 

@@ -35,8 +35,9 @@ class MeteredQuery(RangeQuery):
 
 
 class TotalsQuery(MeteredQuery):
-    # All totals are in one answer.
-    page_size = cursor = None
+    def get_fields(self) -> dict[str, serializers.Field]:
+        """Return the fields without those of pages, as all totals are in one answer."""
+        return {name: field for name, field in super().get_fields().items() if name not in ("page_size", "cursor")}
 
 
 class MeteredSerializer(serializers.ModelSerializer):
@@ -61,16 +62,11 @@ class MeteredSerializer(serializers.ModelSerializer):
         return self.context["slugs"].get(row.project_id, row.project_id)
 
 
-class MeteredView(Listed, ApiView):
-    """Settled requests with their tokens and money by minute, hour or day, oldest first."""
+class MeteredRows(ApiView[MeteredRow]):
+    """The base class of views of settled requests in a range of time."""
 
     optional_source = USAGE
-    serializer_class = MeteredSerializer
-    pagination_class = RangePage
-    ordering = ("at", "id")
-    queries = {"list": MeteredQuery}
     scopes = {"list": "usage:read"}
-
     FILTERS = {"project": "project_id", "token": "token_id", "model": "model", "settled_as": "settled_as"}
 
     def get_queryset(self) -> QuerySet[MeteredRow]:
@@ -82,8 +78,17 @@ class MeteredView(Listed, ApiView):
             rows = rows.filter(token_id__in=with_labels(self.access.tokens(), query).values("pk"))
         return rows.filter(**{column: query[name] for name, column in self.FILTERS.items() if name in query})
 
+
+class MeteredView(Listed[MeteredRow], MeteredRows):
+    """Settled requests with their tokens and money by minute, hour or day, oldest first."""
+
+    serializer_class = MeteredSerializer
+    pagination_class = RangePage
+    ordering = ("at", "id")
+    queries = {"list": MeteredQuery}
+
     def _page(self) -> Response:
-        page = self.paginate_queryset(self.get_queryset())
+        page = self.page()
         projects = Project.objects.filter(pk__in={row.project_id for row in page})
         context = {**self.get_serializer_context(), "slugs": dict(projects.values_list("pk", "slug"))}
         response = self.get_paginated_response(MeteredSerializer(page, many=True, context=context).data)
@@ -121,16 +126,11 @@ class ModelUsageListSerializer(TotalsSerializer):
     results = ModelUsageSerializer(many=True)
 
 
-class TotalsView(ApiView):
+class TotalsView(MeteredRows):
     """The base class of totals over the rows of a :class:`MeteredView`, all of which are in one answer."""
 
-    optional_source = USAGE
     queries = {"list": TotalsQuery}
-    scopes = {"list": "usage:read"}
     pagination_class = None
-
-    get_queryset = MeteredView.get_queryset
-    FILTERS = MeteredView.FILTERS
 
 
 class ModelView(TotalsView):
@@ -145,7 +145,8 @@ class ModelView(TotalsView):
 
 
 class LabelUsageQuery(TotalsQuery):
-    label = LabelNameField(help_text="The name of a label, such as team.")
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {**super().get_fields(), "label": LabelNameField(help_text="The name of a label, such as team.")}
 
 
 class LabelUsageSerializer(SumsSerializer):

@@ -19,12 +19,12 @@ from controlplane.objects.policies.models import Limit
 from controlplane.releases.review.overriding import override_review
 from controlplane.releases.review.reviews import Review
 from controlplane.web.rest.review import ReviewedTrialSerializer, previewed
+from controlplane.web.restkit.batches.jobs import JobBatched, Key
+from controlplane.web.restkit.batches.views import batch_of, of_items
 from controlplane.web.restkit.fields import MANAGED_BY, LimitReferenceField, ReferenceField
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery
-from controlplane.web.restkit.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
-from controlplane.web.restkit.writes.batch_jobs import JobBatched, Key
-from controlplane.web.restkit.writes.batches import batch_of, of_items
+from controlplane.web.restkit.views import Resource
 from controlplane.web.restkit.writes.trials import Trial
 from enforcement.model.matching import check_partition
 from enforcement.model.sizes import MAX_PARTITION_VALUE_LENGTH, MAX_PARTITIONS
@@ -57,7 +57,7 @@ class PartitionField(serializers.Field):
 
 
 @example(limit="free/per-minute", project="chat", quota=500, reason="A launch", ends_at="2027-12-31T00:00:00Z")
-class OverrideSerializer(CleanModelSerializer):
+class OverrideSerializer(CleanModelSerializer[Override]):
     limit = LimitReferenceField(help_text="policy-slug/limit-name")
     token = ReferenceField(
         "tokens", by="id", related=("project",), allow_null=True, default=None, help_text="Id of the token, or null."
@@ -101,7 +101,7 @@ class OverrideItemSerializer(OverrideSerializer):
 
 
 @batch_of(OverrideItemSerializer, OverrideSerializer)
-class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, ApiView):
+class OverrideView(JobBatched[Override], Resource[Override]):
     """Another quota for one limit of one token or project, with a reason and an optional end."""
 
     serializer_class = OverrideSerializer
@@ -125,9 +125,8 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
     }
 
     def get_queryset(self) -> QuerySet[Override]:
-        chosen = {name: self.query[name] for name in ("limit", "token", "project") if name in self.query}
-        if "token_project" in self.query:
-            chosen["token__project"] = self.query["token_project"]
+        columns = {"limit": "limit", "token": "token", "project": "project", "token_project": "token__project"}
+        chosen = {column: self.query[name] for name, column in columns.items() if name in self.query}
         rows = self.access.overrides().select_related("limit__policy", "token__project", "project")
         return rows.filter(**chosen)
 
@@ -136,10 +135,10 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
             raise PermissionDenied(SHARED_LIMIT)
 
     def for_writing(self) -> Override:
-        self.former = super().for_writing()
+        self.former = former = super().for_writing()
         if self.action == "destroy" and self.query["dry_run"]:
-            self.found = override_review(self.former, None, timezone.now())
-        return self.former
+            self.found = override_review(former, None, timezone.now())
+        return former
 
     def as_written(self, obj: Override) -> Override:
         written = super().as_written(obj)
@@ -168,7 +167,7 @@ class OverrideView(JobBatched, Listed, Created, Retrieved, Updated, Deleted, Api
         overrides = [Override(**item) for item in items]
         more: Counter[Holder] = Counter()
         for override in overrides:
-            named = override.token_id, override.project and override.project.slug
+            named = override.token_id, override.project.slug if override.project else None
             more[override.token_id, override.project_id] = others[named]
         with of_items():
             check_overrides(overrides, more)

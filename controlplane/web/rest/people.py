@@ -13,7 +13,7 @@ from controlplane.objects.people.roles import ROLES
 from controlplane.web.restkit.fields import ReferenceField
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery
-from controlplane.web.restkit.views import ApiView, Created, Deleted, Listed, Retrieved, Updated
+from controlplane.web.restkit.views import Resource
 
 MEMBERSHIP_ID = "mem_[0-9a-z]{1,36}"
 
@@ -38,7 +38,7 @@ class UserField(serializers.Field):
         access = self.context["access"]
         known = User.objects.filter(username=data)
         if not access.all_projects:
-            known = known.filter(pk__in=access.within(Membership.objects, "project").values("user"))
+            known = known.filter(pk__in=access.within(Membership.objects.all(), "project").values("user"))
         user = known.first()
         if user is None:
             self.fail("does_not_exist", value=data)
@@ -49,7 +49,7 @@ class UserField(serializers.Field):
 
 
 @example(user="ann", project="chat", role="editor")
-class MembershipSerializer(CleanModelSerializer):
+class MembershipSerializer(CleanModelSerializer[Membership]):
     user = UserField(help_text="The name of the account.")
     project = ReferenceField("projects", help_text="Slug of the project.")
 
@@ -74,7 +74,7 @@ class MembershipQuery(ListQuery):
     role = serializers.ChoiceField(ROLES, required=False)
 
 
-class MembershipView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
+class MembershipView(Resource[Membership]):
     """The roles of accounts in projects. A changed role counts from the next request of the admin on."""
 
     serializer_class = MembershipSerializer
@@ -93,4 +93,4 @@ class MembershipView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
 
     def get_queryset(self) -> QuerySet[Membership]:
         chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
-        return self.access.within(Membership.objects, "project").select_related("user", "project").filter(**chosen)
+        return self.access.within(Membership.objects.select_related("user", "project").filter(**chosen), "project")

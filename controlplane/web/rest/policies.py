@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from operator import add
 from typing import Any
 
-from django.db.models import Model, QuerySet, prefetch_related_objects
+from django.db.models import QuerySet, prefetch_related_objects
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, PermissionDenied, ValidationError
@@ -25,6 +25,8 @@ from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import SLUG_PATTERN, Project
 from controlplane.traffic.usage import units
 from controlplane.web.rest.review import ReviewedPolicy, ReviewedTrialSerializer, review_of_choice
+from controlplane.web.restkit.batches.jobs import JobBatched, Key
+from controlplane.web.restkit.batches.views import ADDRESS, batch_of, of_items
 from controlplane.web.restkit.fields import MANAGED_BY, ReferenceField
 from controlplane.web.restkit.limit_schema import REFERENCE
 from controlplane.web.restkit.ordering import OrderField, SearchField, found_by
@@ -37,10 +39,8 @@ from controlplane.web.restkit.serializers import (
     StrictSerializer,
     unknown_field,
 )
-from controlplane.web.restkit.views import WARNING_HEADER, ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved
-from controlplane.web.restkit.writes.batch_jobs import JobBatched, Key
-from controlplane.web.restkit.writes.batches import ADDRESS, batch_of, of_items
-from controlplane.web.restkit.writes.conditions import check_precondition
+from controlplane.web.restkit.views import WARNING_HEADER, ApiView, Named
+from controlplane.web.restkit.writes.conditions import check_precondition, etag
 from controlplane.web.restkit.writes.trials import Trial, TrialSerializer
 from enforcement.model.limit_fields import BY_NAME, FIELDS, NULLABLE
 from enforcement.model.limits import InvalidLimit
@@ -148,7 +148,7 @@ class MeteringField(serializers.Field):
 
 
 @example(slug="free", name="Free", limits=[PER_MINUTE])
-class PolicySerializer(OwnProject, CleanModelSerializer):
+class PolicySerializer(OwnProject, CleanModelSerializer[Policy]):
     project = ReferenceField(
         "projects",
         allow_null=True,
@@ -209,7 +209,7 @@ class PolicySearch(IndexedSearch):
 
 
 @batch_of(PolicyItemSerializer, PolicySerializer, warnings=ItemWarningSerializer(many=True, help_text=DOUBTS))
-class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
+class PolicyView(ReviewedPolicy, JobBatched[Policy], Named[Policy]):
     """Named lists of limits, attached to tokens or projects, or applied to every request."""
 
     serializer_class = PolicySerializer
@@ -242,7 +242,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
 
     def get_queryset(self) -> QuerySet[Policy]:
         policies = self.access.policies().select_related("project").prefetch_related("limits")
-        policies = found_by(PolicySearch(), policies, self.query)
+        policies = found_by(PolicySearch(), self.request, policies, self.query)
         if "project" in self.query:
             owner = self.query["project"]
             return policies.filter(project__slug=owner) if owner else policies.filter(project=None)
@@ -279,7 +279,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         if not self.access.owns(obj.project_id):
             raise PermissionDenied("This policy is shared by all projects, and this key is limited to some.")
 
-    def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def locked(self, rows: QuerySet[Policy]) -> QuerySet[Policy]:
         # Without the prefetch, which would still return the old limits after they were replaced.
         return super().locked(rows).prefetch_related(None)
 
@@ -291,7 +291,7 @@ class PolicyView(ReviewedPolicy, JobBatched, Listed, CreatedOrReplaced, Retrieve
         return policy
 
     @classmethod
-    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Model]:
+    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Policy]:
         cls.check_free(items)
         with of_items():
             create_policies(tx, policies := _with_limits(items))
@@ -340,7 +340,7 @@ class GlobalSerializer(StrictSerializer):
     policy = ReferenceField("policies", allow_null=True, help_text="Slug of the policy that applies to every request.")
 
 
-class GlobalView(ApiView):
+class GlobalView(ApiView[Policy]):
     """The policy that applies to every request of every project."""
 
     serializer_class = GlobalSerializer
@@ -363,7 +363,8 @@ class GlobalView(ApiView):
         return review_of_choice(self.chosen, GlobalPolicy().policy)
 
     def present(self) -> Response:
-        return self.answer(GlobalPolicy())
+        policy = GlobalPolicy()
+        return Response(self.get_serializer(policy).data, headers={"ETag": etag(policy)})
 
 
 class GlobalPolicy:
@@ -374,5 +375,5 @@ class GlobalPolicy:
     def __init__(self) -> None:
         self.policy = Policy.objects.filter(is_global=True).first()
 
-    def as_record(self) -> dict[str, Any]:
+    def as_compared(self) -> dict[str, Any]:
         return {"policy": self.policy and self.policy.pk}

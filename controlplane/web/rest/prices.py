@@ -18,7 +18,7 @@ from controlplane.web.restkit.fields import InstantField, StringField
 from controlplane.web.restkit.problems import Conflict
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery
-from controlplane.web.restkit.views import ApiView, Deleted, Listed, Retrieved, Updated
+from controlplane.web.restkit.views import Deleted, Listed, Retrieved, Updated
 from controlplane.web.restkit.writes.conditions import check_precondition
 from enforcement.metering.amounts import FURTHER_NAMES
 from enforcement.metering.price_documents import (
@@ -105,7 +105,7 @@ class MultipliersField(serializers.JSONField):
 
 
 @example(model="gpt-5*", input=1_250_000, cached_input=125_000, output=10_000_000, valid_from="2027-01-01T00:00:00Z")
-class PriceSerializer(CleanModelSerializer):
+class PriceSerializer(CleanModelSerializer[ModelPrice]):
     model = StringField(
         source="pattern",
         max_length=MAX_PATTERN_LENGTH,
@@ -167,10 +167,13 @@ class PriceSerializer(CleanModelSerializer):
 
 class PriceQuery(ListQuery):
     model = serializers.CharField(required=False, help_text="The name or the pattern, as it was written.")
-    source = serializers.ChoiceField(choices=[name for name, _ in ModelPrice.SOURCES], required=False)
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        source = serializers.ChoiceField(choices=[name for name, _ in ModelPrice.SOURCES], required=False)
+        return {**super().get_fields(), "source": source}
 
 
-class PriceView(Listed, Retrieved, Updated, Deleted, ApiView):
+class PriceView(Listed[ModelPrice], Retrieved[ModelPrice], Updated[ModelPrice], Deleted[ModelPrice]):
     """Prices of models. Those of operators come before those of the catalogue."""
 
     serializer_class = PriceSerializer
@@ -253,7 +256,7 @@ class LearnedEstimateQuery(ListQuery):
     name = serializers.CharField(required=False, max_length=MAX_GROUP_LENGTH, help_text="The whole name.")
 
 
-class LearnedEstimateView(Listed, ApiView):
+class LearnedEstimateView(Listed[LearnedEstimate]):
     """Learned estimates of the input tokens of requests. Models that are not listed have the numbers of the program."""
 
     serializer_class = LearnedEstimateSerializer

@@ -17,16 +17,16 @@ from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.tables.searching import IndexedSearch
 from controlplane.objects.emergency.actions import resume, set_end, suspend
 from controlplane.objects.emergency.models import is_suspended, suspension_of
-from controlplane.objects.projects.models import SLUG_PATTERN, Project
+from controlplane.objects.projects.models import SLUG_PATTERN, Project, Token
 from controlplane.operations.jobs.many_tokens import is_large, start_deletion
 from controlplane.web.rest.review import ReviewedHolder, ReviewedTrialSerializer
+from controlplane.web.restkit.batches.jobs import JobBatched, Key
+from controlplane.web.restkit.batches.views import batch_of
 from controlplane.web.restkit.fields import MANAGED_BY, InstantField, QueryBooleanField, ReferenceField
 from controlplane.web.restkit.ordering import OrderField, SearchField, found_by
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
-from controlplane.web.restkit.views import ApiView, CreatedOrReplaced, Deleted, Listed, Retrieved, Written
-from controlplane.web.restkit.writes.batch_jobs import JobBatched, Key
-from controlplane.web.restkit.writes.batches import batch_of
+from controlplane.web.restkit.views import Named, Written
 from enforcement.model.partitions import DEFAULT_CAP, MAX_CAP
 
 
@@ -65,7 +65,7 @@ UNSET = object()
 
 
 @example(slug="chat", name="Chat", policy="free")
-class ProjectSerializer(WithSuspension, CleanModelSerializer):
+class ProjectSerializer(WithSuspension, CleanModelSerializer[Project]):
     policy = ReferenceField("policies", allow_null=True, default=None, help_text="Slug of the project's policy.")
     anonymous_policy = ReferenceField(
         "policies",
@@ -139,7 +139,7 @@ class DeletionSerializer(serializers.Serializer):
     job = serializers.CharField(help_text="Id of the job that deletes the project.")
 
 
-class SuspendableView(Written):
+class SuspendableView[H: (Token, Project)](Written[H]):
     """The actions of a resource that suspend and resume it."""
 
     @extend_schema(request=EndSerializer)
@@ -158,23 +158,28 @@ class SuspendableView(Written):
     def resume(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """End the suspension, so that every proxy lets it in again. Without one, this changes nothing."""
         NoBody(data=request.data).is_valid(raise_exception=True)
-        return self._suspend(lambda tx, row: suspension_of(row) and resume(tx, row.suspension))
+        return self._suspend(_resume)
 
-    def _suspend(self, deed: Callable[[OpenChange, Any], Any]) -> Response:
+    def _suspend(self, deed: Callable[[OpenChange, H], None]) -> Response:
         with self.change() as tx:
             row = self.for_writing()
             deed(tx, row)
             return self.answer(self.as_written(row))
 
 
-def _suspend_until(tx: OpenChange, row: Any, given: dict[str, Any]) -> None:
+def _resume(tx: OpenChange, row: Token | Project) -> None:
+    if suspension := suspension_of(row):
+        resume(tx, suspension)
+
+
+def _suspend_until(tx: OpenChange, row: Token | Project, given: dict[str, Any]) -> None:
     found = suspend(tx, row, given.get("ends_at"))
     if "ends_at" in given:
         set_end(tx, found, given["ends_at"])
 
 
 @batch_of(ProjectItemSerializer, ProjectSerializer)
-class ProjectView(ReviewedHolder, SuspendableView, JobBatched, Listed, CreatedOrReplaced, Retrieved, Deleted, ApiView):
+class ProjectView(ReviewedHolder, SuspendableView[Project], JobBatched[Project], Named[Project]):
     """Tenants. A project owns its tokens, which are deleted with it."""
 
     serializer_class = ProjectSerializer
@@ -203,7 +208,7 @@ class ProjectView(ReviewedHolder, SuspendableView, JobBatched, Listed, CreatedOr
         if self.action != "list":
             return rows
         chosen = {name: self.query[name] for name in ("policy", "active") if name in self.query}
-        return found_by(ProjectSearch(), rows.filter(**chosen), self.query)
+        return found_by(ProjectSearch(), self.request, rows.filter(**chosen), self.query)
 
     @classmethod
     def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Project]:

@@ -17,7 +17,7 @@ from controlplane.traffic.fleet.models import Instance
 from controlplane.web.restkit.fields import InstantField, ReasonField
 from controlplane.web.restkit.ordering import OrderField
 from controlplane.web.restkit.serializers import ListQuery, StrictSerializer
-from controlplane.web.restkit.views import ApiView, Listed
+from controlplane.web.restkit.views import Listed
 from enforcement.model.sizes import MAX_NUMBER
 
 
@@ -84,7 +84,7 @@ class RevisionQuery(ListQuery):
     order = OrderField("revision", usual="-revision")
 
 
-class RevisionView(Listed, ApiView):
+class RevisionView(Listed[Revision]):
     """Published states, newest first. A roll-back is a new revision."""
 
     serializer_class = RevisionSerializer
@@ -124,4 +124,4 @@ class RevisionView(Listed, ApiView):
         revision = self.get_object()
         with self.change(serializer.validated_data["reason"]) as tx:
             rollback.rollback(tx, revision.number)
-        return Response({"rolled_back_to": revision.number, "revision": self.tx.revision})
+        return Response({"rolled_back_to": revision.number, "revision": tx.revision})

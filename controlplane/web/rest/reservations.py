@@ -34,7 +34,7 @@ from controlplane.web.restkit.pagination import CursorPage, page_of
 from controlplane.web.restkit.problems import Conflict, InvalidQuery, StoreUnavailable
 from controlplane.web.restkit.ranges import PROJECT
 from controlplane.web.restkit.serializers import ListQuery, StrictSerializer
-from controlplane.web.restkit.views import ApiView, Listed
+from controlplane.web.restkit.views import Listed
 from controlplane.web.restkit.writes.later import Later
 from enforcement.metering.charges import Counts
 from enforcement.model.sizes import MAX_NUMBER
@@ -119,7 +119,7 @@ class ReservationSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(AmountSerializer(many=True))
     def get_changes(self, row: Reservation) -> list[dict[str, Any]]:
-        return AmountSerializer(row.order.get("changes", []), many=True).data
+        return [AmountSerializer(change).data for change in row.order.get("changes", [])]
 
 
 class UsageOfRequestSerializer(StrictSerializer):
@@ -167,7 +167,7 @@ class ReservationPage(CursorPage):
         return {**page, "required": [*page["required"], "truncated"]}
 
 
-class ReservationView(Listed, ApiView):
+class ReservationView(Listed[Reservation]):
     """
     Charges on an estimate. A process that runs settles its own.
 
@@ -211,8 +211,7 @@ class ReservationView(Listed, ApiView):
             return self._unsettled()
 
     def _page(self) -> Response:
-        page = self.paginate_queryset(self.get_queryset())
-        return self.get_paginated_response(self._data(page))
+        return self.get_paginated_response(self._data(self.page()))
 
     def _unsettled(self) -> Response:
         query, now = self.query, timezone.now()
@@ -231,17 +230,18 @@ class ReservationView(Listed, ApiView):
         rows = found.rows
         if "cursor" in query:
             edge = self._edge(query["cursor"])
-            rows = [row for row in rows if [row.at.isoformat(), row.pk] > edge]
+            rows = [row for row in rows if (row.at.isoformat(), row.pk) > edge]
         page, more = rows[: query["page_size"]], len(rows) > query["page_size"]
         cursor = signing.dumps([page[-1].at.isoformat(), page[-1].pk], salt="cursor:unsettled") if more else None
         return page_of(self.request, self._data(page), cursor, truncated=found.truncated)
 
-    def _edge(self, cursor: str) -> Sequence[str]:
+    def _edge(self, cursor: str) -> tuple[str, str]:
         try:
-            return signing.loads(cursor, salt="cursor:unsettled")
+            at, pk = signing.loads(cursor, salt="cursor:unsettled")
         except signing.BadSignature as exc:
             message = "Must be a cursor of this list, taken from next of another page."
             raise InvalidQuery({"cursor": [ErrorDetail(message, code="invalid_cursor")]}) from exc
+        return at, pk
 
     def _data(self, rows: Sequence[Reservation]) -> Any:
         projects = Project.objects.filter(pk__in={row.project_id for row in rows})

@@ -63,8 +63,11 @@ class LinesField(serializers.Field):
 class StepSerializer(serializers.Serializer):
     type = serializers.CharField(source="kind", help_text="For example policy.")
     id = serializers.CharField(source="pk")
-    label = serializers.CharField()
     changes = LinesField(source="*")
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        more = super().get_fields()
+        return {"type": more.pop("type"), "id": more.pop("id"), "label": serializers.CharField(), **more}
 
 
 class UndoneSerializer(serializers.Serializer):

@@ -10,15 +10,14 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.core.optional import USAGE
+from controlplane.core.zones import month_of
 from controlplane.objects.projects.models import Project
 from controlplane.traffic.reports import report
 from controlplane.traffic.reports.days import days_of, lines_of
 from controlplane.traffic.reports.models import MonthMetered, MonthRow
 from controlplane.traffic.reports.report import Line, Scope
-from controlplane.traffic.usage.months import month_of
 from controlplane.web.restkit.exports import Exported, ExportQuery
 from controlplane.web.restkit.fields import LabelNameField, ReferenceField
-from controlplane.web.restkit.views import ApiView
 
 GROUPS = ("token", "model", "label", "day")
 COUNTS = tuple(dict.fromkeys((*MonthRow.COUNTS, *MonthMetered.COUNTS)))
@@ -34,7 +33,10 @@ class StatementQuery(ExportQuery):
     token = ReferenceField("tokens", by="id", required=False, help_text="Id of a token, without project and policy.")
     policy = ReferenceField("policies", required=False, help_text="Slug of a policy, whose limits alone count then.")
     group = serializers.ChoiceField(GROUPS, default="token", help_text="What each line is the sum of.")
-    label = LabelNameField(required=False, help_text="The name of the label, for the group label.")
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        label = LabelNameField(required=False, help_text="The name of the label, for the group label.")
+        return {**super().get_fields(), "label": label}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "token" in attrs and ("project" in attrs or "policy" in attrs):
@@ -45,7 +47,7 @@ class StatementQuery(ExportQuery):
         return attrs
 
 
-class StatementView(Exported, ApiView):
+class StatementView(Exported[MonthRow]):
     """The usage of a month, by token, model, label or day, and then by limit and late arrival."""
 
     optional_source = USAGE

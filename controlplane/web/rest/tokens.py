@@ -18,9 +18,10 @@ from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.tables.searching import IndexedSearch
 from controlplane.objects.emergency.models import suspended
 from controlplane.objects.projects.actions import issue_token, issue_tokens, revoke_token, rotate_token
-from controlplane.objects.projects.models import MAX_OVERLAP_SECONDS, Project, Token
+from controlplane.objects.projects.models import MAX_OVERLAP_SECONDS, Project, Token, TokenQuerySet
 from controlplane.web.rest.projects import SuspendableView, WithSuspension
 from controlplane.web.rest.review import ReviewedHolder, ReviewedTrialSerializer
+from controlplane.web.restkit.batches.views import Batched, batch_of
 from controlplane.web.restkit.fields import (
     LabelQueryField,
     LabelsField,
@@ -33,7 +34,6 @@ from controlplane.web.restkit.problems import Conflict
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, NoBody, StrictSerializer
 from controlplane.web.restkit.views import ApiView, Deleted, Listed, Retrieved, Updated
-from controlplane.web.restkit.writes.batches import Batched, batch_of
 from controlplane.web.restkit.writes.conditions import etag
 from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.tokens import PREFIX_LENGTH
@@ -45,8 +45,8 @@ UNSET = object()
 
 
 @example(name="ci", labels={"team": "red"}, expires_at="2027-12-31T00:00:00Z")
-class TokenSerializer(WithSuspension, CleanModelSerializer):
-    project = serializers.SlugField(source="project.slug", read_only=True)
+class TokenSerializer(WithSuspension, CleanModelSerializer[Token]):
+    project: serializers.Field = serializers.SlugField(source="project.slug", read_only=True)
     policy = ReferenceField(
         "policies",
         allow_null=True,
@@ -59,7 +59,7 @@ class TokenSerializer(WithSuspension, CleanModelSerializer):
     replaced_by = serializers.CharField(
         source="replaced_by_id", read_only=True, allow_null=True, help_text="Id of the token that a rotation made."
     )
-    clean_exclude = ("digest", "prefix")
+    clean_exclude: tuple[str, ...] = ("digest", "prefix")
 
     class Meta:
         model = Token
@@ -137,34 +137,33 @@ class AnyTokenQuery(TokenQuery):
     )
 
 
-class TokenView(ApiView):
-    serializer_class = TokenSerializer
+class TokenView(ApiView[Token]):
+    serializer_class: type[CleanModelSerializer] = TokenSerializer
     ordering = ("-id",)
     # As the indexes have them.
     orders = {"name": ("name", "-id"), "created_at": ("created_at", "id")}
 
-    def get_queryset(self) -> QuerySet[Token]:
+    def rows(self) -> TokenQuerySet:
         return self.access.tokens().select_related("project", "policy", "suspension")
 
-    def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def locked(self, rows: QuerySet[Token]) -> QuerySet[Token]:
         # The suspension is read after the lock. A row that is joined may be from before another one had the lock.
         return super().locked(rows.select_related(None).select_related("project", "policy"))
 
-    def chosen(self, tokens: QuerySet[Token]) -> QuerySet[Token]:
+    def chosen(self, tokens: TokenQuerySet) -> QuerySet[Token]:
         """Return those of the tokens that the query of a list asks for."""
         names = [name for name in ("project", "policy", "name", "prefix") if name in self.query]
-        tokens = found_by(TokenSearch(), tokens, self.query)
-        result = with_labels(tokens.filter(**{name: self.query[name] for name in names}), self.query)
+        tokens = with_labels(tokens.filter(**{name: self.query[name] for name in names}), self.query)
         match self.query.get("status"):
             case "active":
-                return result.live(timezone.now())
+                tokens = tokens.live(timezone.now())
             case "suspended":
-                return result.live(timezone.now()).filter(suspended(timezone.now()))
+                tokens = tokens.live(timezone.now()).filter(suspended(timezone.now()))
             case "revoked":
-                return result.exclude(revoked_at=None)
+                tokens = tokens.exclude(revoked_at=None)
             case "expired":
-                return result.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
-        return result
+                tokens = tokens.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
+        return found_by(TokenSearch(), self.request, tokens, self.query)
 
     def issued(self, token: Token, secret: str) -> Response:
         token.secret = secret
@@ -173,14 +172,14 @@ class TokenView(ApiView):
         return Response(data, status.HTTP_201_CREATED, headers=headers)
 
 
-class ProjectTokenView(Listed, TokenView):
+class ProjectTokenView(Listed[Token], TokenView):
     """Tokens of a project. Only the response to the creation contains the secret."""
 
     scopes = {"list": "tokens:read", "create": "tokens:issue"}
     queries = {"list": TokenQuery}
 
     def get_queryset(self) -> QuerySet[Token]:
-        return self.chosen(super().get_queryset().filter(project=self.project()))
+        return self.chosen(self.rows().filter(project=self.project()))
 
     def project(self) -> Project:
         result = self.access.projects().filter(slug=self.kwargs["slug"]).first()
@@ -201,7 +200,16 @@ class ProjectTokenView(Listed, TokenView):
 
 
 @batch_of(TokenItemSerializer, IssuedTokenSerializer)
-class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieved, Updated, Deleted, TokenView):
+class SingleTokenView(
+    ReviewedHolder,
+    SuspendableView[Token],
+    Batched[Token],
+    Listed[Token],
+    Retrieved[Token],
+    Updated[Token],
+    Deleted[Token],
+    TokenView,
+):
     """A token, which can be renamed, given another policy, labels or end, revoked, and replaced."""
 
     lookup_field = "id"
@@ -221,8 +229,7 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieve
     }
 
     def get_queryset(self) -> QuerySet[Token]:
-        rows = super().get_queryset()
-        return self.chosen(rows) if self.action == "list" else rows
+        return self.chosen(self.rows()) if self.action == "list" else self.rows()
 
     @extend_schema(request=NoBody, responses=TokenSerializer)
     @action(detail=True, methods=["post"])
@@ -245,7 +252,7 @@ class SingleTokenView(ReviewedHolder, SuspendableView, Batched, Listed, Retrieve
             try:
                 issued, secret = rotate_token(tx, token, serializer.validated_data["overlap_seconds"])
             except InvalidModel as exc:
-                raise Conflict(exc.message, exc.code) from exc
+                raise Conflict(str(exc.message), exc.code or "") from exc
             return self.issued(issued, secret)
 
     def too_many(self, count: int) -> str:

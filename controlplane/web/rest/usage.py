@@ -92,7 +92,7 @@ class UsageExportQuery(ExportQuery, UsageQuery):
     pass
 
 
-class UsageView(Exported, Listed, ApiView):
+class UsageView(Exported[UsageRow], Listed[UsageRow]):
     """Decisions and permits by minute, hour or day, oldest first."""
 
     optional_source = USAGE
@@ -162,7 +162,7 @@ class DenialSerializer(serializers.ModelSerializer):
         return row.instance if self.context["access"].all_projects else None
 
 
-class DenialView(Listed, ApiView):
+class DenialView(Listed[DeniedRequest]):
     """
     A sample of the denials of the last 8 days, newest first. Most denials are not in it, so do not count them.
 
@@ -280,6 +280,7 @@ class CounterView(ApiView):
         return _as_problems()
 
     def holder(self) -> Token | Project:
+        holder: Token | Project | None
         if "token" in self.query:
             name, holder = "token", self.access.tokens().filter(pk=self.query["token"]).first()
         else:
@@ -349,7 +350,7 @@ def _as_problems() -> Iterator[None]:
 
 def _named_page(view: ApiView) -> Response:
     """Return a page of a list whose serializer needs the slugs of the projects and policies of its rows."""
-    return view.get_paginated_response(_named(view, view.paginate_queryset(view.get_queryset())))
+    return view.get_paginated_response(_named(view, view.page()))
 
 
 def _named(view: ApiView, rows: Sequence[UsageRow | DeniedRequest]) -> Any:

@@ -1,5 +1,6 @@
 """The REST resources of webhooks, and of what was sent to them."""
 
+import json
 from typing import Any
 
 from django.core.exceptions import ValidationError as InvalidModel
@@ -19,7 +20,8 @@ from controlplane.web.restkit.fields import InstantField, ReferenceField, String
 from controlplane.web.restkit.problems import model_errors
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, NoBody, OwnProject
-from controlplane.web.restkit.views import ApiView, Created, Deleted, Listed, Retrieved, Updated, etag
+from controlplane.web.restkit.views import Listed, Resource, Retrieved
+from controlplane.web.restkit.writes.conditions import etag
 
 WEBHOOK_ID = "whk_[0-9a-z]{1,36}"
 DELIVERY_ID = "dlv_[0-9a-z]{1,36}"
@@ -34,7 +36,7 @@ class EmailsField(serializers.JSONField):
 
 
 @example(name="ops", project="chat", url="https://alerts.example/hook")
-class WebhookSerializer(OwnProject, CleanModelSerializer):
+class WebhookSerializer(OwnProject, CleanModelSerializer[Destination]):
     project = ReferenceField("projects", allow_null=True, help_text=OF_THE_INSTALLATION)
 
     kind = serializers.ChoiceField(KINDS, default=Destination.WEBHOOK)
@@ -90,14 +92,11 @@ class AttemptSerializer(serializers.Serializer):
 
 
 @extend_schema_field({"type": "object"})
-class BodyField(serializers.JSONField):
+class BodyField(serializers.Field):
     """The message itself, as it was sent."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(binary=True, **options)
-
     def to_representation(self, value: str) -> Any:
-        return self.to_internal_value(value)
+        return json.loads(value)
 
 
 class DeliverySerializer(serializers.ModelSerializer):
@@ -129,7 +128,7 @@ class WebhookQuery(ListQuery):
     project = ReferenceField("projects", required=False, help_text="Slug of the project.")
 
 
-class WebhookView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
+class WebhookView(Resource[Destination]):
     """Where alerts are sent: a URL, e-mail addresses, a chat. Only the response to the creation has the secret."""
 
     serializer_class = WebhookSerializer
@@ -143,7 +142,7 @@ class WebhookView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
     }
 
     def get_queryset(self) -> QuerySet[Destination]:
-        rows = self.access.within(Destination.objects, "project").select_related("project")
+        rows = self.access.within(Destination.objects.all(), "project").select_related("project")
         return rows.filter(project=self.query["project"]) if "project" in self.query else rows.all()
 
     @extend_schema(responses={201: MadeWebhookSerializer})
@@ -174,8 +173,8 @@ class WebhookView(Listed, Created, Retrieved, Updated, Deleted, ApiView):
             return Response(data, status.HTTP_201_CREATED, headers={"Location": at})
 
     def _with_secret(self, row: Destination, code: int = status.HTTP_200_OK, more: Any = None) -> Response:
-        row.secret = actions.secret(row) if row.kind == Destination.WEBHOOK else None
-        data = MadeWebhookSerializer(row, context=self.get_serializer_context()).data
+        secret = actions.secret(row) if row.kind == Destination.WEBHOOK else None
+        data = {**self.get_serializer(row).data, "secret": secret}
         return Response(data, code, headers={"ETag": etag(row), **(more or {})})
 
 
@@ -185,7 +184,7 @@ class DeliveryQuery(ListQuery):
     state = serializers.ChoiceField([name for name, _ in Delivery.STATES], required=False)
 
 
-class DeliveryView(Listed, Retrieved, ApiView):
+class DeliveryView(Listed[Delivery], Retrieved[Delivery]):
     """Messages to webhooks, each with its attempts."""
 
     serializer_class = DeliverySerializer
@@ -199,11 +198,8 @@ class DeliveryView(Listed, Retrieved, ApiView):
 
     def get_queryset(self) -> QuerySet[Delivery]:
         chosen = {column: self.query[name] for name, column in self.FILTERS.items() if name in self.query}
-        rows = self.access.within(Delivery.objects, "destination__project")
+        rows = self.access.within(Delivery.objects.all(), "destination__project")
         return rows.filter(**chosen).select_related("destination")
-
-    def answer(self, obj: Delivery, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:
-        return Response(self.get_serializer(obj).data, code, headers=headers)
 
     @extend_schema(request=None)
     @action(methods=["post"], detail=True)

@@ -24,7 +24,7 @@ from controlplane.core.text import escaped
 from controlplane.objects.keys.models import ManagementKey
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Limit, Policy
-from controlplane.objects.projects.models import Project, Token
+from controlplane.objects.projects.models import Project, Token, TokenQuerySet
 from controlplane.web.restkit.problems import Problem
 from controlplane.web.restkit.requests import MAX_REASON
 from enforcement.model import tokens
@@ -80,7 +80,7 @@ class Access:
     def projects(self) -> QuerySet[Project]:
         return self.within(Project.objects.all(), "pk")
 
-    def tokens(self) -> QuerySet[Token]:
+    def tokens(self) -> TokenQuerySet:
         return self.within(Token.objects.all(), "project")
 
     def policies(self) -> QuerySet[Policy]:
@@ -105,7 +105,7 @@ class Access:
         """Return whether the key may change rows of this project, or, for None, rows that belong to no project."""
         return self.all_projects or project_id in self.project_ids
 
-    def within(self, rows: QuerySet[Any], column: str) -> QuerySet[Any]:
+    def within[R: QuerySet](self, rows: R, column: str) -> R:
         """Return a query of the rows whose *column* names a project that the key may see."""
         return rows if self.all_projects else rows.filter(**{f"{column}__in": self.project_ids})
 

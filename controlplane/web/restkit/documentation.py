@@ -19,7 +19,7 @@ from controlplane.web.restkit.throttling import ThrottledView
 class OpenApi(ThrottledView, SpectacularAPIView):
     authentication_classes = ()
     permission_classes = (AllowAny,)
-    renderer_classes = (OpenApiJsonRenderer2,)
+    renderer_classes = [OpenApiJsonRenderer2]
     custom_settings = {"DESCRIPTION": DESCRIPTION}
 
 

@@ -51,7 +51,7 @@ class ExportQuery(QuerySerializer):
         return {name: field for name, field in super().get_fields().items() if name not in ("page_size", "cursor")}
 
 
-class Exported(ApiView):
+class Exported[M: Model](ApiView[M]):
     """
     The action of a resource that streams all rows that its query chooses.
 
@@ -78,7 +78,7 @@ class Exported(ApiView):
 
     def columns(self) -> Sequence[str]:
         """Return the names of the members of each record."""
-        return list(self.get_serializer().fields)
+        return list(self.serializer_class().fields)
 
     def records(self) -> Iterator[Record]:
         """Yield each row as a client reads it."""
@@ -86,7 +86,7 @@ class Exported(ApiView):
         for some in batched(rows.iterator(chunk_size=AT_ONCE), AT_ONCE):
             yield from self.as_records(some)
 
-    def as_records(self, rows: Sequence[Model]) -> Iterable[Record]:
+    def as_records(self, rows: Sequence[M]) -> Iterable[Record]:
         """Return some rows as a client reads them."""
         return self.get_serializer(rows, many=True).data
 

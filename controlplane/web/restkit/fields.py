@@ -13,8 +13,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from controlplane.core.instants import LATEST
 from controlplane.core.text import PRINTABLE
-from controlplane.objects.policies.models import Limit
-from controlplane.objects.projects.models import Token
+from controlplane.objects.projects.models import TokenQuerySet
 from controlplane.web.restkit.requests import MAX_REASON
 from enforcement.model.matching import LABEL_PREFIX, check_labels
 from enforcement.model.sizes import MAX_LABEL_LENGTH, MAX_LABEL_NAME_LENGTH, MAX_LABELS, MAX_NUMBER
@@ -80,15 +79,17 @@ class StrictBooleanField(serializers.BooleanField):
         return data
 
 
-@extend_schema_field({"type": "string", "enum": ["true", "false"]})
-class QueryBooleanField(serializers.ChoiceField):
+@extend_schema_field({"type": "string", "enum": ["true", "false"], "minLength": 1})
+class QueryBooleanField(serializers.Field):
     """A boolean in a query, whose text has only "true" and "false"."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(["true", "false"], **options)
+    choices = ("true", "false")
+    default_error_messages = {"invalid_choice": serializers.ChoiceField.default_error_messages["invalid_choice"]}
 
     def to_internal_value(self, data: Any) -> bool:
-        return super().to_internal_value(data) == "true"
+        if data not in self.choices:
+            self.fail("invalid_choice", input=data)
+        return data == "true"
 
     def to_representation(self, value: bool) -> str:
         return "true" if value else "false"
@@ -138,7 +139,7 @@ class ReferenceField(serializers.Field):
         super().__init__(**options)
         self.rows, self.by, self.related = rows, by, related
 
-    def to_internal_value(self, data: Any) -> Model:
+    def to_internal_value(self, data: Any) -> Model | str:
         if not isinstance(data, str):
             self.fail("invalid")
         known, key = self.context.get("known", {}), (self.rows, self.by, data)
@@ -181,7 +182,7 @@ class LimitReferenceField(ReferenceField):
         wanted = [pk for pk, slug, name in pairs if f"{slug}/{name}" in values]
         return {str(limit): limit for some in batched(wanted, AT_ONCE) for limit in self.visible().filter(pk__in=some)}
 
-    def to_representation(self, value: Limit) -> str:
+    def to_representation(self, value: Model) -> str:
         return str(value)
 
 
@@ -271,7 +272,7 @@ def _label_errors(label: dict[str, str]) -> list[ErrorDetail]:
     return []
 
 
-def with_labels(tokens: QuerySet[Token], query: dict[str, Any]) -> QuerySet[Token]:
+def with_labels(tokens: TokenQuerySet, query: dict[str, Any]) -> TokenQuerySet:
     """Return the tokens that have all labels in a query, if it has any."""
     for name, value in query.get("labels", {}).items():
         tokens = tokens.with_label(name, value)

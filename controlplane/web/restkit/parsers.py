@@ -1,6 +1,6 @@
 """Reading JSON strictly, and choosing JSON for the response."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from django.conf import settings
@@ -74,13 +74,14 @@ def merged(target: Any, patch: Any) -> Any:
 
 class Negotiation(DefaultContentNegotiation):
     def select_renderer(
-        self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
         """Return the JSON renderer and its media type, also for a client that accepts only the media type of errors."""
         try:
             return super().select_renderer(request, renderers, format_suffix)
         except NotAcceptable:
+            usual, *_ = renderers
             if MEDIA_TYPE in request.headers.get("Accept", ""):
-                return renderers[0], renderers[0].media_type
-            message = f"Accept must allow {renderers[0].media_type}, or {MEDIA_TYPE} for errors."
+                return usual, usual.media_type
+            message = f"Accept must allow {usual.media_type}, or {MEDIA_TYPE} for errors."
             raise NotAcceptable(message) from None

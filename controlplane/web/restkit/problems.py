@@ -183,8 +183,8 @@ def _named(user: Any) -> str:
 
 def _headers(exc: exceptions.APIException) -> dict[str, str]:
     headers = dict(getattr(exc, "headers", {}))
-    if getattr(exc, "auth_header", None):
-        headers["WWW-Authenticate"] = exc.auth_header
+    if challenge := getattr(exc, "auth_header", None):
+        headers["WWW-Authenticate"] = challenge
     return headers
 
 

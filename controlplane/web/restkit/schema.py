@@ -12,6 +12,7 @@ from drf_spectacular.openapi import AutoSchema as Base
 from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema_serializer
 
+from controlplane.web.restkit.batches.views import ADDRESS
 from controlplane.web.restkit.idempotency.models import MAX_NAME
 from controlplane.web.restkit.limit_schema import LIMIT
 from controlplane.web.restkit.limit_schema import NAME as LIMIT_NAME
@@ -19,7 +20,6 @@ from controlplane.web.restkit.operations import description_of, summary_of
 from controlplane.web.restkit.problems import MEDIA_TYPE
 from controlplane.web.restkit.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.web.restkit.serializers import StrictSerializer
-from controlplane.web.restkit.writes.batches import ADDRESS
 from controlplane.web.restkit.writes.conditions import TAGS, compares_versions
 from controlplane.web.restkit.writes.trials import TrialSerializer
 from controlplane.web.restkit.writes.waiting import HEADER

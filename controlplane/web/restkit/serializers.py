@@ -47,6 +47,8 @@ class StrictSerializer(serializers.Serializer):
         try:
             value = super().to_internal_value(data)
         except ValidationError as exc:
+            if not isinstance(exc.detail, dict):
+                raise
             found = {name: _with_choices(detail, self.fields.get(name)) for name, detail in exc.detail.items()}
             raise ValidationError({**found, **errors}) from exc
         if errors:
@@ -111,7 +113,7 @@ class QuerySerializer(StrictSerializer):
         serializer = cls(data=parameters, context=context)
         serializer.is_valid()
         if errors := {**serializer.errors, **serializer.loose_numbers(parameters)}:
-            of_labels = errors.pop("labels", {})
+            of_labels: dict[str, list[ErrorDetail]] | list[ErrorDetail] = errors.pop("labels", {})
             raise InvalidQuery(errors | (of_labels if isinstance(of_labels, dict) else {"labels": of_labels}))
         return serializer.validated_data
 
@@ -144,7 +146,7 @@ class ListQuery(QuerySerializer):
     )
 
 
-class OwnProject:
+class OwnProject(serializers.Serializer):
     """A mixin for a serializer whose field ``project`` says to whom the row belongs. A limited key must own it."""
 
     def validate_project(self, project: models.Model | None) -> models.Model | None:
@@ -158,7 +160,7 @@ class NoBody(StrictSerializer):
     pass
 
 
-class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
+class CleanModelSerializer[M: models.Model](StrictSerializer, serializers.ModelSerializer[M]):
     """A serializer that validates with the model's full_clean(), as the forms of the admin do."""
 
     serializer_field_mapping = {
@@ -174,6 +176,11 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
     clean_exclude: tuple[str, ...] = ()
     # Other arguments of full_clean().
     clean_options: Mapping[str, bool] = {}
+
+    @classmethod
+    def model_class(cls) -> type[M]:
+        model: type[M] = cls.Meta.model
+        return model
 
     def build_standard_field(self, field_name: str, model_field: models.Field) -> tuple[type, dict[str, Any]]:
         """
@@ -204,9 +211,9 @@ class CleanModelSerializer(StrictSerializer, serializers.ModelSerializer):
         names = {field.source: name for name, field in self.fields.items()}
         return {names.get(column, column): found for column, found in errors.items()}
 
-    def candidate(self, attrs: dict[str, Any]) -> models.Model:
+    def candidate(self, attrs: dict[str, Any]) -> M:
         """Return a copy of the row, or a new row, with the values of *attrs*, without saving it."""
-        candidate = copy(self.instance) if self.instance else self.Meta.model()
+        candidate = copy(self.instance) if self.instance else self.model_class()()
         for name, value in attrs.items():
             setattr(candidate, name, value)
         return candidate

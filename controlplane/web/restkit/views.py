@@ -1,7 +1,7 @@
 """The base classes of the API's views, with the query, the conditions, the change and the headers of the response."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -13,9 +13,11 @@ from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
 from controlplane.changes.change.transaction import Actor, OpenChange, change
+from controlplane.core.records import RecordedModel
 from controlplane.core.requests import ID_HEADER, request_id
 from controlplane.core.transactions import snapshot, take_turn
 from controlplane.releases.publishing.models import OutboxEntry
@@ -43,7 +45,7 @@ WARNING_HEADER = "Sluicegate-Warning"
 KEPT_HEADERS = ("ETag", "Location", "Retry-After", WARNING_HEADER)
 
 
-class ApiView(ThrottledView, GenericViewSet):
+class ApiView[M: Model](ThrottledView, GenericViewSet[M]):
     """
     The base class of a resource.
 
@@ -62,6 +64,7 @@ class ApiView(ThrottledView, GenericViewSet):
         holder_in_query: Whether the query names the object, so that the response may be 404.
     """
 
+    serializer_class: type[Serializer]
     scopes: ClassVar[dict[str, str]] = {}
     queries: ClassVar[dict[str, type[QuerySerializer]]] = {}
     of_all_projects: ClassVar[tuple[str, ...]] = ()
@@ -219,7 +222,7 @@ class ApiView(ThrottledView, GenericViewSet):
         """Return the body of the request before it is validated."""
         return self.request.data
 
-    def read_body(self, instance: Model | None = None, *, partial: bool = False) -> Any:
+    def read_body(self, instance: M | None = None, *, partial: bool = False) -> Any:
         """Return a serializer with the request's body, or raise ValidationError if the body is not valid."""
         data = self.body()
         if partial and is_merge_patch(self.request) and isinstance(data, Mapping):
@@ -232,14 +235,14 @@ class ApiView(ThrottledView, GenericViewSet):
         serializer.is_valid(raise_exception=True)
         return serializer
 
-    def locked(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def locked(self, rows: QuerySet[M]) -> QuerySet[M]:
         """
         Return a query that locks the rows until the end of the change, so that a second change sees the result of the
         first.
         """
         return rows.select_for_update(of=("self",))
 
-    def as_written(self, obj: Model) -> Model:
+    def as_written(self, obj: M) -> M:
         """
         Return the row, read again as this change has written it, or raise Conflict if the key cannot see it any more.
 
@@ -254,10 +257,14 @@ class ApiView(ThrottledView, GenericViewSet):
             raise Conflict
         return written
 
-    def answer(self, obj: Model, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:
-        """Return a response with one object and its ETag."""
-        data = self.get_serializer(obj).data
-        return Response(data, code, headers={"ETag": etag(obj), **(headers or {})})
+    def answer(self, obj: M, code: int = status.HTTP_200_OK, headers: dict[str, str] | None = None) -> Response:
+        """Return a response with one object, and its ETag if it has one."""
+        tag = {"ETag": etag(obj)} if self.conditional and isinstance(obj, RecordedModel) else {}
+        return Response(self.get_serializer(obj).data, code, headers={**tag, **(headers or {})})
+
+    def page(self) -> Sequence[M]:
+        """Return the rows of the page of the list that the query asks for."""
+        return self.paginate_queryset(self.get_queryset()) or []
 
 
 def revision_header(revision: int | None) -> str:
@@ -273,43 +280,42 @@ def revision_header(revision: int | None) -> str:
     return str(last_revision())
 
 
-class Listed(ApiView):
+class Listed[M: Model](ApiView[M]):
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with snapshot():
             return self._page()
 
     def _page(self) -> Response:
-        page = self.paginate_queryset(self.get_queryset())
-        return self.get_paginated_response(self.get_serializer(page, many=True).data)
+        return self.get_paginated_response(self.get_serializer(self.page(), many=True).data)
 
 
-class Retrieved(ApiView):
+class Retrieved[M: Model](ApiView[M]):
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with snapshot():
             return self.answer(self.get_object())
 
 
-class Created(ApiView):
+class Created[M: RecordedModel](ApiView[M]):
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
             obj = self.as_written(self.save_new(tx, self.read_body()))
             return self.answer(obj, status.HTTP_201_CREATED, {"Location": self.location(obj)})
 
-    def save_new(self, tx: OpenChange, serializer: Any) -> Model:
+    def save_new(self, tx: OpenChange, serializer: Any) -> M:
         """Save a new row with its audit entry, and return the row."""
         created = serializer.save()
         tx.created(created)
         return created
 
-    def location(self, obj: Model) -> str:
+    def location(self, obj: M) -> str:
         field = self.lookup_field
         return f"{self.request.path}/{getattr(obj, field)}"
 
 
-class Written(ApiView):
+class Written[M: RecordedModel](ApiView[M]):
     """Finds the row that a change is for."""
 
-    def for_writing(self) -> Model:
+    def for_writing(self) -> M:
         """
         Return the row that the address names, locked for a change, or raise NotFound or another error.
 
@@ -328,11 +334,11 @@ class Written(ApiView):
     def lookup(self) -> dict[str, str]:
         return {self.lookup_field: self.kwargs[self.lookup_url_kwarg or self.lookup_field]}
 
-    def check_writable(self, obj: Model) -> None:
+    def check_writable(self, obj: M) -> None:
         """Do nothing, except in a view that raises Problem for a row that the key may see but not change."""
 
 
-class Updated(Written):
+class Updated[M: RecordedModel](Written[M]):
     def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self._update(partial=True)
 
@@ -352,12 +358,12 @@ class Updated(Written):
             tx.updated(serializer.save(), before)
 
 
-class Replaced(Updated):
+class Replaced[M: RecordedModel](Updated[M]):
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return self._update(partial=False)
 
 
-class CreatedOrReplaced(Created, Replaced):
+class CreatedOrReplaced[M: RecordedModel](Created[M], Replaced[M]):
     """
     A replacement that creates what is not there, under the name that the address has.
 
@@ -398,8 +404,16 @@ class CreatedOrReplaced(Created, Replaced):
         return {**body, field: name}
 
 
-class Deleted(Written):
+class Deleted[M: RecordedModel](Written[M]):
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with self.change() as tx:
             tx.delete(self.for_writing())
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class Resource[M: RecordedModel](Listed[M], Created[M], Retrieved[M], Updated[M], Deleted[M]):
+    """All that can be done to rows, each of which has a name that the server chooses."""
+
+
+class Named[M: RecordedModel](Listed[M], CreatedOrReplaced[M], Retrieved[M], Deleted[M]):
+    """The same for rows to which clients give names, by which they can also be replaced."""

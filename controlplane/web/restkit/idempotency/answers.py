@@ -71,10 +71,10 @@ def answer_once(owner: ManagementKey, name: str, fingerprint: str, act: Callable
     try:
         with transaction.atomic():
             row, now = _locked(owner, name), timezone.now()
-            if row.holds(now):
+            if (status := row.kept_status(now)) is not None:
                 if row.fingerprint != fingerprint:
                     raise ReusedKeyError
-                return Answer(row.status, row.body, row.headers, row.change, row.reach, repeated=True)
+                return Answer(status, row.body, row.headers, row.change, row.reach, repeated=True)
             if row.is_ending(now):
                 raise StillRunningError
             transaction.on_commit(lambda: committed.append(row))  # before what the change does after the commit

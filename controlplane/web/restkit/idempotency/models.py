@@ -53,9 +53,9 @@ class KeptAnswer(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def holds(self, now: datetime) -> bool:
-        """Return whether there is a response that is still kept."""
-        return self.status is not None and self.created_at > now - KEPT
+    def kept_status(self, now: datetime) -> int | None:
+        """Return the status of the response that is still kept, or None if there is none."""
+        return self.status if self.created_at > now - KEPT else None
 
     def is_ending(self, now: datetime) -> bool:
         """Return whether the change is committed, and a process still does what follows the commit."""

@@ -2,9 +2,8 @@
 
 import re
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
-from django.db.models import Model
 from rest_framework.request import Request
 
 from controlplane.web.restkit.problems import HeaderNotSupported, PreconditionFailed
@@ -55,14 +54,22 @@ def _unchecked(headers: Any, *, versioned: bool) -> dict[str, str]:
     return {**tags, "Content-Range": _NO_PARTS}  # RFC 9110, 14.5
 
 
-def etag(obj: Model) -> str:
+class Compared(Protocol):
+    """A row, or what is shown as one, whose versions differ in ``as_compared()``."""
+
+    pk: Any
+
+    def as_compared(self) -> dict[str, Any]:
+        """Return what its entity tag stands for."""
+
+
+def etag(obj: Compared) -> str:
     """Return the entity tag of a row, made from its version, or from a digest if the row counts no versions."""
-    compared = getattr(obj, "as_compared", obj.as_record)
-    version = getattr(obj, "version", None) or sha256(dumps(compared()).encode()).hexdigest()[:16]
+    version = getattr(obj, "version", None) or sha256(dumps(obj.as_compared()).encode()).hexdigest()[:16]
     return f'"{obj.pk}-{version}"'
 
 
-def check_precondition(request: Request, obj: Model | None) -> None:
+def check_precondition(request: Request, obj: Compared | None) -> None:
     """
     Raise PreconditionFailed if the row, or None for no row, is not what If-Match and If-None-Match of the request ask.
 

@@ -52,8 +52,13 @@ class ChangedObjectSerializer(serializers.Serializer):
     action = serializers.CharField(help_text="As the audit would name it, for example policy.update.")
     type = serializers.CharField()
     id = serializers.CharField(help_text="That of a new object is not kept.")
-    label = serializers.CharField()
-    changes = ChangedFieldSerializer(many=True)
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {
+            **super().get_fields(),
+            "label": serializers.CharField(),
+            "changes": ChangedFieldSerializer(many=True),
+        }
 
 
 @extend_schema_field({"type": ["object", "array", "null"], "items": {}, "additionalProperties": True})

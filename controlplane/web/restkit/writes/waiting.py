@@ -9,8 +9,9 @@ from django.conf import settings
 
 from controlplane.core import store
 from controlplane.core.optional import HEARTBEATS, optional
-from controlplane.releases.publishing import publisher
+from controlplane.releases.publishing.basis import last_state
 from controlplane.releases.publishing.models import OutboxEntry, Revision
+from controlplane.releases.publishing.publisher import revision_of
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import Instance
 from enforcement.model.documents import StateName
@@ -106,7 +107,7 @@ def _fleet() -> list[Instance] | None:
 def _state_with(change: str) -> StateName | None:
     """Return the state with a change, the last one if enforcers need not know it, or None while it is pending."""
     if not change or not OutboxEntry.objects.filter(change=change).exists():
-        return publisher.last_state()
-    number = publisher.revision_of(change)
-    row = Revision.objects.filter(pk=number).values_list("epoch", "number").first()
+        return last_state()
+    number = revision_of(change)
+    row = None if number is None else Revision.objects.filter(pk=number).values_list("epoch", "number").first()
     return StateName(*row) if row else None

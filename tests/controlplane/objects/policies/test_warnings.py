@@ -4,7 +4,7 @@ import pytest
 
 from controlplane.objects.policies.models import Policy
 from controlplane.operations.jobs import run
-from controlplane.web.restkit.writes import batch_jobs
+from controlplane.web.restkit.batches import jobs as batch_jobs
 from tests.factories import LimitFactory, PolicyFactory, ProjectFactory, UsageRowFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)

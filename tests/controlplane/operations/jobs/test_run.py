@@ -237,7 +237,7 @@ def test_a_worker_knows_all_kinds(run_python):
         "from controlplane.operations.jobs.kinds import kind_of\n"
         "from controlplane.operations.jobs.models import Job\n"
         f"assert all(kind_of(Job(kind=name)) for name in {sorted(names)})\n"
-        "from controlplane.web.restkit.writes.batch_jobs import _views\n"
+        "from controlplane.web.restkit.batches.jobs import _views\n"
         "assert sorted(_views) == ['policies.override', 'policies.policy', 'projects.project'], _views"
     )
 

@@ -14,7 +14,7 @@ from controlplane.objects.projects.models import Project
 from controlplane.operations.jobs import run
 from controlplane.operations.jobs.models import Job, JobPart
 from controlplane.releases.publishing.models import Revision
-from controlplane.web.restkit.writes import batch_jobs
+from controlplane.web.restkit.batches import jobs as batch_jobs
 from tests.factories import (
     LimitFactory,
     ManagementKeyFactory,

@@ -9,6 +9,7 @@ from itertools import chain
 from time import monotonic
 from typing import Any, ClassVar
 
+from django.db.models import Model
 from rest_framework.decorators import action
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
@@ -19,8 +20,8 @@ from controlplane.operations.jobs import run
 from controlplane.operations.jobs.actions import author_of
 from controlplane.operations.jobs.kinds import FailedWithResult, kind
 from controlplane.operations.jobs.models import Job, JobPart
+from controlplane.web.restkit.batches.views import ADDRESS, ITEMS, MOST_ITEMS, TWIN, Batches, TooManyItems, items_of
 from controlplane.web.restkit.problems import InvalidQuery, errors_of
-from controlplane.web.restkit.writes.batches import ADDRESS, ITEMS, MOST_ITEMS, TWIN, Batched, TooManyItems, items_of
 from controlplane.web.restkit.writes.started import JobSerializer, access_of, started
 
 JOB = "batch"
@@ -34,7 +35,7 @@ LATER = f"Must not be given with more than {MOST_ITEMS:,} items, because a job c
 Key = tuple[str | None, ...]
 
 
-class JobBatched(Batched):
+class JobBatched[M: Model](Batches[M]):
     """
     The same for a resource whose large batches are created by a job.
 
@@ -56,7 +57,7 @@ class JobBatched(Batched):
 
     @classmethod
     def model_name(cls) -> str:
-        return cls.serializer_class.Meta.model._meta.label_lower
+        return cls.serializer_class.model_class()._meta.label_lower
 
     @action(detail=False, methods=["post"], url_path=ADDRESS, most_bytes=MOST_BYTES)
     def batch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -70,12 +71,12 @@ class JobBatched(Batched):
         """
         items = items_of(request.data)
         if items is None or not MOST_ITEMS < len(items) <= MOST_IN_A_JOB:
-            return super().batch(request, *args, **kwargs)
+            return self.create_all(request)
         if self.query["dry_run"]:
             raise TooManyItems(f"A dry run has at most {MOST_ITEMS:,} items, got {len(items):,}.")
         if "wait" in self.query:
             raise InvalidQuery({"wait": [ErrorDetail(LATER, code="rule")]})
-        self.batch_body().check_names(request.data)
+        self.batch_body().check_names(request.data if isinstance(request.data, Mapping) else {})
         return self._start(items)
 
     def create_at_once(self) -> Response:
@@ -90,10 +91,11 @@ class JobBatched(Batched):
             return exc
         items = items_of(self.request.data) or []
         wrong = _wrong_in(items, type(self), self.get_serializer_context(), Survey.of(items, type(self)))
-        return ValidationError({**exc.detail, ITEMS: wrong}) if wrong else exc
+        by_place = {str(place): errors for place, errors in wrong.items()}
+        return ValidationError({**exc.detail, ITEMS: by_place}) if wrong else exc
 
     def _start(self, items: Sequence[Any]) -> Response:
-        title = f"Create {len(items):,} {self.serializer_class.Meta.model._meta.verbose_name_plural}"
+        title = f"Create {len(items):,} {self.serializer_class.model_class()._meta.verbose_name_plural}"
         return started(self.request, self.access, JOB, title, items, {"model": self.model_name()})
 
     @classmethod
@@ -128,7 +130,7 @@ def create_some(job: Job) -> bool:
 def _check(job: Job, view: type[JobBatched], context: Mapping[str, Any]) -> bool:
     until, number = monotonic() + run.SLICE_SECONDS, job.position.get("part", 0)
     result: dict[str, Any] = {"checked": 0, "created": 0, "invalid": 0, "errors": [], **job.result}
-    survey = _survey(job.pk, view)
+    survey = _survey(job.pk, view.model_name())
     while part := job.part(number):
         first = result["checked"]
         found = _wrong_in(part, view, context, survey, first)
@@ -177,10 +179,10 @@ class Survey:
 
 
 @lru_cache(maxsize=4)
-def _survey(job: str, view: type[JobBatched]) -> Survey:
+def _survey(job: str, model: str) -> Survey:
     """Return the survey of all items of a job. They never change, so that a worker reads them once and not a slice."""
     parts = JobPart.objects.filter(job=job).order_by("number").values_list("ids", flat=True)
-    return Survey.of(chain.from_iterable(parts.iterator(chunk_size=1)), view)
+    return Survey.of(chain.from_iterable(parts.iterator(chunk_size=1)), _views[model])
 
 
 def _wrong_in(
@@ -251,9 +253,9 @@ def _stopped(job: Job, created: int, found: Mapping[int, Any]) -> FailedWithResu
 
 def _by_place(exc: ValidationError) -> dict[int, Any]:
     """Return the errors of the items in a part, by place."""
-    found = exc.detail[ITEMS]
+    found = exc.detail[ITEMS] if isinstance(exc.detail, Mapping) else {}
     pairs = found.items() if isinstance(found, Mapping) else enumerate(found)
-    return {place: errors for place, errors in pairs if errors}
+    return {int(place): errors for place, errors in pairs if errors}
 
 
 def _key(item: Any, names: Sequence[str]) -> Key:

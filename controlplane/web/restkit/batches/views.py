@@ -1,7 +1,7 @@
 """The creation of many objects by one request, all of them or none, with one publication."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ from rest_framework.response import Response
 from controlplane.changes.change.transaction import BrokenRules, OpenChange
 from controlplane.web.restkit.fields import ReferenceField
 from controlplane.web.restkit.problems import Conflict, Problem, model_errors
-from controlplane.web.restkit.serializers import StrictSerializer
+from controlplane.web.restkit.serializers import CleanModelSerializer, StrictSerializer
+from controlplane.web.restkit.views import ApiView
 
 MOST_ITEMS = 1000
 ITEMS, RESULTS = "items", "results"
@@ -31,9 +32,9 @@ class TooManyItems(Problem):
     default_code = "too_many_items"
 
 
-def batch_of(
+def batch_of[V: type[Batches]](
     item: type[serializers.Serializer], shown: type[serializers.Serializer], **more: serializers.BaseSerializer
-) -> Any:
+) -> Callable[[V], V]:
     """
     Return a decorator of a view that describes its batch.
 
@@ -46,8 +47,8 @@ def batch_of(
     results = shown(many=True, help_text="In the order of the items.")
     response = type(f"{name}BatchDoneSerializer", (serializers.Serializer,), {RESULTS: results, **more})
 
-    def describe(view: type) -> type:
-        items = item(many=True, allow_empty=False, max_length=view.most_items, help_text=view.about_items)
+    def describe(view: V) -> V:
+        items = item.many_init(allow_empty=False, max_length=view.most_items, help_text=view.about_items)
         body = type(f"{name}BatchSerializer", (StrictSerializer,), {ITEMS: items})
         view.batch_body, view.batch_response = body, response
         responses = {201: response, **view.more_responses}
@@ -62,12 +63,13 @@ def of_items() -> Iterator[None]:
     try:
         yield
     except BrokenRules as exc:
-        raise ValidationError({ITEMS: {place: model_errors(broken) for place, broken in exc.by_place.items()}}) from exc
+        places = {str(place): model_errors(broken) for place, broken in exc.by_place.items()}
+        raise ValidationError({ITEMS: places}) from exc
 
 
-class Batched:
+class Batches[M: Model](ApiView[M]):
     """
-    The action of a resource that creates many objects at once.
+    A resource of which one request creates many objects.
 
     Attributes:
         unique: The field in which no two items may be equal, or "" if there is none.
@@ -82,15 +84,11 @@ class Batched:
     more_responses: ClassVar[dict[int, type[serializers.Serializer]]] = {}
     batch_body: type[StrictSerializer]
     batch_response: type[serializers.Serializer]
+    serializer_class: type[CleanModelSerializer]
+    lookup_value_regex: str
 
-    @action(detail=False, methods=["post"], url_path=ADDRESS)
-    def batch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """
-        Create up to 1,000 objects in one change with one publication.
-
-        If an item is not valid, nothing is created, and `errors` names each wrong item by its place, as in
-        `#/items/3/name`.
-        """
+    def create_all(self, request: Request) -> Response:
+        """Return the response of ``create_at_once``, or raise TooManyItems."""
         items = items_of(request.data)
         if items is not None and len(items) > self.most_items:
             raise TooManyItems(self.too_many(len(items)))
@@ -110,16 +108,16 @@ class Batched:
             return Response(response.data, status.HTTP_201_CREATED)
 
     @classmethod
-    def told_beside(cls, rows: Sequence[Model]) -> dict[str, list[Any]]:
+    def told_beside(cls, rows: Sequence[M]) -> dict[str, list[Any]]:
         """Return lists of what is said of new objects, with their places, besides the objects."""
         return {}
 
-    def save_batch(self, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Model]:
+    def save_batch(self, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[M]:
         """Save the objects with their audit entries, and return them as they were written, in order."""
         return self.all_as_written(self.create_items(tx, items))
 
     @classmethod
-    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Model]:
+    def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[M]:
         """
         Save the objects with their audit entries, and return them in order.
 
@@ -131,12 +129,14 @@ class Batched:
     @classmethod
     def check_free(cls, items: Sequence[dict[str, Any]]) -> None:
         """Raise ValidationError for each item whose unique field has a value that is taken."""
-        name, model = cls.unique, cls.serializer_class.Meta.model
-        taken = model.objects.filter(**{f"{name}__in": [item[name] for item in items]}).values_list(name, flat=True)
+        name, model = cls.unique, cls.serializer_class.model_class()
+        taken = model._default_manager.filter(**{f"{name}__in": [item[name] for item in items]}).values_list(
+            name, flat=True
+        )
         found = set(taken)
         refuse([place for place, item in enumerate(items) if item[name] in found], name, "Is taken already.")
 
-    def all_as_written(self, rows: Sequence[Model]) -> list[Model]:
+    def all_as_written(self, rows: Sequence[M]) -> list[M]:
         """Return what ``as_written()`` returns for each row, with few statements."""
         found = self.get_queryset().in_bulk([row.pk for row in rows])
         if len(found) < len(rows):
@@ -164,17 +164,32 @@ class Batched:
     @staticmethod
     def _look_up(body: StrictSerializer, items: Sequence[Any]) -> None:
         """Find all rows that the items name, so that reading an item needs no statement."""
-        objects = [item for item in items if isinstance(item, Mapping)]
-        for name, field in body.fields[ITEMS].child.fields.items():
+        objects, listed = [item for item in items if isinstance(item, Mapping)], body.fields[ITEMS]
+        child = listed.child if isinstance(listed, serializers.ListSerializer) else None
+        for name, field in child.fields.items() if isinstance(child, serializers.Serializer) else ():
             if isinstance(field, ReferenceField) and not field.read_only:
                 field.look_up(item[name] for item in objects if isinstance(item.get(name), str))
 
-    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+    def http_method_not_allowed(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Answer for the object whose slug is "batch", if there is one, as it has the address of the batch."""
         if kwargs or self.action_map != {"post": ADDRESS} or not re.fullmatch(self.lookup_value_regex, ADDRESS):
             return super().http_method_not_allowed(request, *args, **kwargs)
         one = type(self).as_view({method: name for method, name in _OF_ONE.items() if hasattr(self, name)})
         return one(request._request, **{self.lookup_field: ADDRESS})
+
+
+class Batched[M: Model](Batches[M]):
+    """The same for a resource whose batches are all created at once."""
+
+    @action(detail=False, methods=["post"], url_path=ADDRESS)
+    def batch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """
+        Create up to 1,000 objects in one change with one publication.
+
+        If an item is not valid, nothing is created, and `errors` names each wrong item by its place, as in
+        `#/items/3/name`.
+        """
+        return self.create_all(request)
 
 
 def items_of(data: Any) -> list[Any] | None:
@@ -187,10 +202,10 @@ def refuse(places: Sequence[int], field: str, why: str) -> None:
     """Raise ValidationError for a field of the items at these places, if there are any."""
     if places:
         error = [ErrorDetail(why, code="unique")]
-        raise ValidationError({ITEMS: {place: {field: error} for place in places}})
+        raise ValidationError({ITEMS: {str(place): {field: error} for place in places}})
 
 
 def _twins(values: Sequence[Any]) -> list[int]:
     """Return the place of each value that occurred before."""
-    seen: set[Any] = set()
-    return [number for number, value in enumerate(values) if value in seen or seen.add(value)]
+    first: dict[Any, int] = {}
+    return [number for number, value in enumerate(values) if first.setdefault(value, number) != number]
