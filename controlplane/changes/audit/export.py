@@ -14,7 +14,7 @@ COLUMNS = ("number", "digest", "id", "at", *FIELDS)
 AT_ONCE = 500
 
 
-def records(rows: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:
+def records(rows: QuerySet[AuditEntry]) -> Iterator[dict[str, object]]:
     """Yield each entry as a dictionary, with its place in the chain and its digest if it is sealed."""
     for entries in _in_pages(rows):
         seals = AuditSeal.objects.filter(entry_id__in=[entry.pk for entry in entries]).in_bulk(field_name="entry_id")

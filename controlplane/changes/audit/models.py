@@ -15,7 +15,7 @@ class AppendOnly(TypeError):
 
 
 class AuditQuerySet(models.QuerySet):
-    def update(self, **fields: Any) -> int:
+    def update(self, **fields: object) -> int:
         raise AppendOnly("Audit entries must not be changed.")
 
     def delete(self) -> tuple[int, dict[str, int]]:
@@ -71,5 +71,5 @@ class AuditEntry(models.Model):
             raise AppendOnly("Audit entries must not be changed.")
         super().save(*args, **{**options, "force_insert": True})
 
-    def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
+    def delete(self, *args: object, **options: object) -> tuple[int, dict[str, int]]:
         raise AppendOnly("Audit entries are never deleted.")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from controlplane.changes.words.fields import METERED, METERING, Path, Record, limit_of, metering_of
 from enforcement.model import limit_fields
@@ -24,8 +23,8 @@ class Difference:
     """
 
     path: Path
-    before: Any
-    after: Any
+    before: object
+    after: object
 
     @property
     def name(self) -> str:
@@ -60,14 +59,14 @@ def limits_of(record: Record | None) -> dict[str, Record]:
     return {limit["name"]: limit for limit in (record or {}).get("limits") or ()}
 
 
-def _differing(old: Mapping[Path, Any], new: Mapping[Path, Any]) -> Iterator[Difference]:
+def _differing(old: Mapping[Path, object], new: Mapping[Path, object]) -> Iterator[Difference]:
     for path in dict.fromkeys([*old, *new]):
         was, becomes = old.get(path), new.get(path)
         if was != becomes and not (was in EMPTY and becomes in EMPTY):
             yield Difference(path, was, becomes)
 
 
-def _flat(kind: str, record: Record, is_changed: bool) -> Iterator[tuple[Path, Any]]:
+def _flat(kind: str, record: Record, is_changed: bool) -> Iterator[tuple[Path, object]]:
     for name, value in record.items():
         if name in ("limits", "metering") or name in IGNORED:
             continue
@@ -78,7 +77,7 @@ def _flat(kind: str, record: Record, is_changed: bool) -> Iterator[tuple[Path, A
             yield from _parts(("metering", name), rules.get(name))
 
 
-def _parts(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+def _parts(path: Path, value: object) -> Iterator[tuple[Path, object]]:
     if not isinstance(value, Mapping):
         yield path, value
         return

@@ -1,7 +1,7 @@
 """What a change of a policy does to each of its limits, in words."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ class LimitChange:
         return any(BY_NAME[name].measurable for name in differing(self.before, self.after))
 
     @property
-    def seen(self) -> tuple[Any, ...]:
+    def seen(self) -> tuple[object, ...]:
         """What a confirmation of the change confirms."""
         limits = [limit and limit.to_json() for limit in (self.before, self.after)]
         return self.name, json.dumps(limits, sort_keys=True), self.effect, self.note
@@ -145,7 +145,7 @@ class FieldChange:
         return self.effect in FELT
 
     @property
-    def seen(self) -> tuple[Any, ...]:
+    def seen(self) -> tuple[object, ...]:
         """What a confirmation of the change confirms."""
         return self.name, self.was, self.becomes, self.effect, self.note
 
@@ -156,7 +156,7 @@ def effects(one: ObjectChange) -> list[LimitChange | FieldChange]:
     return [*changes_of(before["limits"], after["limits"]), *field_changes(before, after)]
 
 
-def changes_of(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[LimitChange]:
+def changes_of(before: Sequence[Record], after: Sequence[Record]) -> list[LimitChange]:
     """Return what becomes of each limit, in the order after the change, from the limits of two records of a policy."""
     old, new = _by_name(before), _by_name(after)
     return [_change(name, old.get(name), new.get(name)) for name in dict.fromkeys([*new, *old])]
@@ -177,7 +177,7 @@ def field_changes(before: Record, after: Record) -> Iterator[FieldChange]:
             yield FieldChange(label_of(kind, one.path, before), was, becomes, what)
 
 
-def _by_name(limits: Sequence[Mapping[str, Any]]) -> dict[str, Limit]:
+def _by_name(limits: Sequence[Record]) -> dict[str, Limit]:
     found = {}
     for limit in limits:
         try:
@@ -223,7 +223,7 @@ def values_of(limit: Limit) -> dict[str, Any]:
     return {field.name: field.value_in(record) for field in FIELDS if field.name not in ("name", "mode")}
 
 
-def _normal(limit: Limit) -> dict[str, Any]:
+def _normal(limit: Limit) -> dict[str, object]:
     """Return the values of a limit, of those that decide the same only one."""
     values = values_of(limit)
     weights = {name: weight for name, weight in values["weights"].items() if weight != FULL_WEIGHT}

@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 Path = tuple[str, ...]
 
 
-def limit_of(record: Record) -> dict[str, Any]:
+def limit_of(record: Record) -> dict[str, object]:
     """Return the fields of the library's value of a limit in one of its records."""
     return {name: value for name, value in record.items() if name not in ("id", "policy", "position")}
 
@@ -31,7 +31,7 @@ class Names(Protocol):
         """Return the unit of a limit, such as "free/per-day"."""
 
 
-Words = Callable[[Any, Record, Names], str]
+Words = Callable[[object, Record, Names], str]
 
 
 class NoNames:
@@ -58,33 +58,33 @@ class ObjectField:
 
     label: str
     absent: str = "none"
-    values: Mapping[Any, str] = field(default_factory=dict)
+    values: Mapping[object, str] = field(default_factory=dict)
     words: Words | None = None
 
 
-def _permits(value: Any, record: Record, names: Names) -> str:
+def _permits(value: object, record: Record, names: Names) -> str:
     unit = names.unit_of(record["limit"]) if "limit" in record else "requests"
     return permits(value, unit) if isinstance(value, int) else str(value)
 
 
-def _money(value: Any, _record: Record, _names: Names) -> str:
+def _money(value: object, _record: Record, _names: Names) -> str:
     return money(value) if isinstance(value, int) else str(value)
 
 
-def _rate(value: Any, record: Record, names: Names) -> str:
+def _rate(value: object, record: Record, names: Names) -> str:
     return _money(value, record, names) if "currency" in record else by_type("", value, names)
 
 
-def _tokens(value: Any, _record: Record, _names: Names) -> str:
+def _tokens(value: object, _record: Record, _names: Names) -> str:
     return f"{value:,} tokens"
 
 
-def _floor(value: Any, _record: Record, _names: Names) -> str:
+def _floor(value: object, _record: Record, _names: Names) -> str:
     return f"down to {value:,} tokens"
 
 
-def _seconds(value: Any, _record: Record, _names: Names) -> str:
-    return f"after {duration(value)}" if value else "at once"
+def _seconds(value: object, _record: Record, _names: Names) -> str:
+    return f"after {duration(value)}" if value and isinstance(value, int) else "at once"
 
 
 METERING = {
@@ -148,7 +148,7 @@ OWN = {
 }
 
 
-def metering_of(record: Record) -> dict[str, Any]:
+def metering_of(record: Record) -> dict[str, object]:
     """Return each rule for metered requests in the record of a policy, or of a draft, also if it has the default."""
     given = record.get("metering") or {}
     try:
@@ -171,7 +171,7 @@ def label_of(kind: str, path: Path) -> str:
     return field_of(kind, path).label.format(path[-1].replace("_", " ") if path[0] == "metering" else path[-1])
 
 
-def words_of(kind: str, path: Path, value: Any, record: Record, names: Names) -> str:
+def words_of(kind: str, path: Path, value: object, record: Record, names: Names) -> str:
     """
     Return the value of a field of an object that is no limit, as people read it.
 
@@ -190,7 +190,7 @@ def words_of(kind: str, path: Path, value: Any, record: Record, names: Names) ->
     )
 
 
-def by_type(name: str, value: Any, names: Names) -> str:
+def by_type(name: str, value: object, names: Names) -> str:
     """Return a value as people read it, by its type and by the ending of the name of its field."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -200,7 +200,7 @@ def by_type(name: str, value: Any, names: Names) -> str:
         return ", ".join(f"{key} {by_type('', one, names)}" for key, one in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(by_type("", one, names) for one in value)
-    return until(value) if name.endswith(("_at", "_until")) else names.shown(str(value))
+    return until(str(value)) if name.endswith(("_at", "_until")) else names.shown(str(value))
 
 
 def until(instant: str) -> str:

@@ -1,6 +1,6 @@
 """A change that was made, taken back from what its object is by now."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from controlplane.changes.words.change import ObjectChange
@@ -59,7 +59,9 @@ def _limits(before: list[Record], after: list[Record], now: list[Record], of: st
     return sorted(wanted.values(), key=lambda limit: order[limit["name"]]), kept
 
 
-def _merge(old: Record, new: Record, present: Record, names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+def _merge[T](
+    old: Mapping[str, T], new: Mapping[str, T], present: Mapping[str, T], names: Iterable[str]
+) -> tuple[dict[str, T], list[str]]:
     """Return the present record with what differs between two others as in the first, and the names of what stays."""
     wanted, kept = dict(present), []
     for name in names:
@@ -68,8 +70,8 @@ def _merge(old: Record, new: Record, present: Record, names: Iterable[str]) -> t
             continue
         if is_now != left:
             kept.append(name)
-        elif former is MISSING:
-            del wanted[name]
+        elif name in old:
+            wanted[name] = old[name]
         else:
-            wanted[name] = former
+            del wanted[name]
     return wanted, kept

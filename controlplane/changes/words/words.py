@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from controlplane.changes.words.change import ObjectChange
 from controlplane.changes.words.differences import Difference, differences, limits_of
@@ -136,7 +135,7 @@ def label_of(kind: str, path: Path, record: Record) -> str:
     return label_of_object(kind, path)
 
 
-def words_of(kind: str, path: Path, value: Any, record: Record, names: Names) -> str:
+def words_of(kind: str, path: Path, value: object, record: Record, names: Names) -> str:
     """
     Return the value of a field of an object as people read it.
 
@@ -145,7 +144,7 @@ def words_of(kind: str, path: Path, value: Any, record: Record, names: Names) ->
         record: The record that has the value.
     """
     if path == ("limits",):
-        return ", ".join(value or ())
+        return ", ".join(value) if isinstance(value, list) else ""
     if path[0] == "limits":
         return limit_fields.words_of(path[2:], value, limits_of(record).get(path[1], {}), money)
     return words_of_object(kind, path, value, record, names)

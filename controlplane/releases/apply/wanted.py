@@ -75,7 +75,7 @@ def wanted_by(files: Sequence[PolicyFile], options: ApplyOptions, visible: Visib
     found: list[tuple[ObjectChange, PolicyFile, Path]] = []
     stays: list[str] = []
     errors: list[InvalidFile] = []
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, Record] = {}
     all_wanted = [_Wanted(file, options, visible, present, now, known) for file in files]
     for one in all_wanted:
         one.read_policies()
@@ -108,7 +108,7 @@ class _Wanted:
     present: PresentState
     now: datetime
     # Records of the policies of all files, by slug. A project may use a policy of another file.
-    known: dict[str, dict[str, Any]]
+    known: dict[str, Record]
     stays: list[str] = field(default_factory=list)
     errors: list[InvalidFile] = field(default_factory=list)
     # Records of the policies of the file, by slug.
@@ -146,7 +146,7 @@ class _Wanted:
             else:
                 yield ObjectChange("policy", record["id"], slug, former[slug].as_record(), None, self.owner), ()
 
-    def _changed(self, kind: str, before: Record | None, after: dict[str, Any], path: Path) -> Iterator[Placed]:
+    def _changed(self, kind: str, before: Record | None, after: Record, path: Path) -> Iterator[Placed]:
         """Yield the change of a project or policy if there is one, with its place."""
         if before == after:
             return
@@ -163,7 +163,7 @@ class _Wanted:
         now, mark = record.get("managed_by"), self.options.managed_by
         return {**record, "managed_by": mark} if mark and (not now or self.options.renames_mark) else record
 
-    def _project(self, given: Mapping[str, Any], before: Record | None) -> dict[str, Any]:
+    def _project(self, given: Record, before: Record | None) -> Record:
         """Return the record of the project."""
         values = with_defaults(given, PROJECT)
         for name in REFERENCES:
@@ -265,7 +265,7 @@ class _Wanted:
         self._refuse((*path, "token"), f"There is no token {token} in the project.")
         return False
 
-    def _override(self, values: dict[str, Any], before: Record | None, token: str | None) -> dict[str, Any]:
+    def _override(self, values: dict[str, Any], before: Record | None, token: str | None) -> Record:
         """Return the record of an override."""
         partition, end = text_of(values.pop("partition")), values["ends_at"]
         holder = {"token": token, "project": None if token else self.owner}

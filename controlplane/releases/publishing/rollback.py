@@ -1,12 +1,11 @@
 """Roll-back to the state of an earlier revision, as a new change with a new number."""
 
-from typing import Any
-
 from django.core.exceptions import ValidationError
 
 from controlplane.changes.audit.models import AuditEntry
 from controlplane.changes.change.transaction import OpenChange
 from controlplane.changes.words.change import Change, ObjectChange
+from controlplane.changes.words.fields import Record
 from controlplane.objects.emergency.document import PROJECTS_NAMED
 from controlplane.objects.policies.actions import lock_global_policy, set_global_policy
 from controlplane.objects.policies.models import Policy
@@ -45,7 +44,7 @@ def rollback(tx: OpenChange, number: int) -> None:
         set_global_policy(tx, Policy.objects.get(pk=everywhere["policy"]) if everywhere["policy"] else None)
 
 
-def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
+def documents_at(number: int) -> dict[str, Record | None]:
     """
     Return every document by name as it was at revision *number*, with None for a document that was deleted by then.
 
@@ -56,13 +55,13 @@ def documents_at(number: int) -> dict[str, dict[str, Any] | None]:
     known = Revision.objects.filter(number__lte=number)
     # A full publication contains every document, so earlier revisions are not needed.
     full = known.filter(changes__full=True).order_by("-number").values_list("number", flat=True).first() or 0
-    documents: dict[str, dict[str, Any] | None] = {}
+    documents: dict[str, Record | None] = {}
     for revision in known.filter(number__gte=full).order_by("number").iterator():
         documents.update(revision.changes["documents"])
     return documents
 
 
-def _policy_at(document: dict[str, Any]) -> ObjectChange | None:
+def _policy_at(document: Record) -> ObjectChange | None:
     """Return what a policy becomes by its document, or None for a deleted one whose owner is deleted too."""
     policy = Policy.objects.select_for_update().filter(pk=document["id"]).first()
     before = policy.as_record() if policy else None
@@ -75,7 +74,7 @@ def _policy_at(document: dict[str, Any]) -> ObjectChange | None:
     return ObjectChange("policy", document["id"], document["slug"], before, {**record, **published})
 
 
-def _deleted(document: dict[str, Any]) -> dict[str, Any] | None:
+def _deleted(document: Record) -> Record | None:
     """
     Return the last record of a deleted policy, or None if its owner is deleted too.
 
@@ -92,7 +91,7 @@ def _deleted(document: dict[str, Any]) -> dict[str, Any] | None:
     return {**record, "is_global": False, "managed_by": ""}
 
 
-def _project_at(document: dict[str, Any], suspended: bool) -> ObjectChange | None:
+def _project_at(document: Record, suspended: bool) -> ObjectChange | None:
     """
     Return what a project becomes by its document, or None for one that is deleted.
 

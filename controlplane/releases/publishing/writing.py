@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import batched, groupby
-from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -35,7 +34,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "override": ("partition", "quota", "burst", "reason", "ends_at", "managed_by"),
 }
 # Fields that a record leaves out if they are empty, and what makes an empty one.
-_EMPTY: dict[str, Callable[[], Any]] = {
+_EMPTY: dict[str, Callable[[], object]] = {
     "metering": dict,
     "labels": dict,
     "managed_by": str,
@@ -194,7 +193,7 @@ def _delete_overrides(tx: OpenChange, objects: Sequence[ObjectChange]) -> None:
         Override.objects.filter(pk__in=some).delete()
 
 
-def _by_id(rows: models.QuerySet[Any], ids: Iterable[str | None]) -> dict[str, Any]:
+def _by_id[M: models.Model](rows: models.QuerySet[M], ids: Iterable[str | None]) -> dict[str, M]:
     """Return rows by their ids, with few statements. None names no row."""
     wanted = sorted({pk for pk in ids if pk is not None})
     return {pk: row for some in batched(wanted, AT_ONCE) for pk, row in rows.in_bulk(some).items()}
@@ -206,8 +205,8 @@ def _assign(row: models.Model, wanted: Record, *without: str) -> None:
         if name in without:
             continue
         # A record without any other field is damaged, and nothing is written of it.
-        value: Any = _EMPTY[name]() if name in _EMPTY and name not in wanted else wanted[name]
-        if name.endswith("_at") and value:
+        value: object = _EMPTY[name]() if name in _EMPTY and name not in wanted else wanted[name]
+        if name.endswith("_at") and value and isinstance(value, str):
             value = datetime.fromisoformat(value)
         setattr(row, f"{name}_id" if name.endswith("policy") else name, value)
 

@@ -1,9 +1,8 @@
 """The reviews of a policy that is given to tokens, a project, or its requests without a token, or taken from them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from django.db.models import Count, QuerySet
 from django.utils import timezone
@@ -11,6 +10,7 @@ from django.utils import timezone
 from controlplane.changes.words.change import Change, ObjectChange, State
 from controlplane.changes.words.describe import sentence
 from controlplane.changes.words.effects import ADMITTED, REFUSED, SAME, FieldChange, LimitChange, changes_of
+from controlplane.changes.words.fields import Record
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project, Token
@@ -113,7 +113,7 @@ def tokens_review(tokens: QuerySet[Token], policy: Policy | None, now: datetime)
     )
 
 
-def row_review(row: Token | Project, before: Mapping[str, Any], now: datetime) -> Review | None:
+def row_review(row: Token | Project, before: Record, now: datetime) -> Review | None:
     """
     Return the review of what enforcers notice of the change of a row, or None if that is nothing.
 
@@ -125,7 +125,7 @@ def row_review(row: Token | Project, before: Mapping[str, Any], now: datetime) -
     return found and replace(found, change=Change((ObjectChange.of(row, before),), state=State.REVIEWED))
 
 
-def _reviews(row: Token | Project, before: Mapping[str, Any], now: datetime) -> Iterator[Review]:
+def _reviews(row: Token | Project, before: Record, now: datetime) -> Iterator[Review]:
     fields = [name for name in ("policy", "anonymous_policy") if name in before]
     pairs = {name: (before[name], getattr(row, f"{name}_id")) for name in fields}
     policies = Policy.objects.in_bulk({pk for pair in pairs.values() for pk in pair if pk})
@@ -159,7 +159,7 @@ def together(reviews: Iterable[Review]) -> Review | None:
     )
 
 
-def limits_of(policy: Policy | None) -> list[dict[str, Any]]:
+def limits_of(policy: Policy | None) -> list[Record]:
     """Return the limits of a policy as its record has them, or none."""
     return policy.as_record()["limits"] if policy else []
 
@@ -174,7 +174,7 @@ def _review(former: Policy | None, policy: Policy | None, changes: Sequence[Limi
     )
 
 
-def _enforced(limits: Sequence[Mapping[str, Any]], changes: Sequence[LimitChange | FieldChange]) -> list[Limit]:
+def _enforced(limits: Sequence[Record], changes: Sequence[LimitChange | FieldChange]) -> list[Limit]:
     """Return those of the limits of a record that deny, those that change first. Others stay in shadow."""
     changed = [change.name for change in changes]
     values = [change.after for change in changes_of([], limits) if change.after is not None]
@@ -197,7 +197,7 @@ def _live_tokens(holder: Token | Project) -> int:
     return live.filter(project=holder).count() if holder.active else 0
 
 
-def _without_labels(policy: Policy | None) -> list[dict[str, Any]]:
+def _without_labels(policy: Policy | None) -> list[Record]:
     """Return the limits of a policy that look at no label, because the others do not count requests without a token."""
     return [
         limit

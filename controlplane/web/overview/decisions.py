@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import Model, Q, QuerySet, Sum
 
@@ -45,20 +45,29 @@ def sums_of(projects: QuerySet[Project] | None, span: Span, now: datetime) -> Su
     return {row["at"]: read_sums(row, DECISIONS) for row in rows.values("at").annotate(**sums(DECISIONS))}
 
 
-def series_of(sums: Sums, span: Span, now: datetime) -> list[dict[str, Any]]:
-    """Return a list with a dictionary of the counted decisions for every step, also for those without usage."""
+class Point(NamedTuple):
+    """The decisions of a step by their kinds, and the address of their list."""
+
+    at: datetime
+    label: str
+    url: str
+    counts: Mapping[str, int]
+
+
+def series_of(sums: Sums, span: Span, now: datetime) -> list[Point]:
+    """Return the counted decisions of every step, also of those without usage."""
     usage = list_url(UsageRow)
     return [_point(sums.get(at, NOTHING), at, span, usage) for at in span.starts(now)]
 
 
-def _point(counts: Mapping[str, int], at: datetime, span: Span, usage: str) -> dict[str, Any]:
+def _point(counts: Mapping[str, int], at: datetime, span: Span, usage: str) -> Point:
     # To its last minute, because the list also shows the row that begins at the end of its range.
     start, end = (input_of(t) for t in (at, at + span.step - timedelta(minutes=1)))
     query = f"?of=decisions&period={span.period}&at_from={start}&at_to={end}"
-    return {**counts, "at": at, "label": span.label_of(at), "url": usage + query}
+    return Point(at, span.label_of(at), usage + query, counts)
 
 
-def totals_of(steps: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def totals_of(steps: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Return the sum of each count."""
     totals = dict(NOTHING)
     for step in steps:

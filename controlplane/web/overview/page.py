@@ -48,7 +48,7 @@ def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: d
     """Return the panels that count decisions in these projects, or in all for None."""
     rows, sums = decisions.rows_of(projects, span, now), decisions.sums_of(projects, span, now)
     series = decisions.series_of(sums, span, now)
-    totals = decisions.totals_of(series)
+    totals = decisions.totals_of(point.counts for point in series)
     panels = {
         "totals": totals,
         "denied_share": decisions.compared(totals, sums, span, now),

@@ -22,7 +22,7 @@ from controlplane.traffic.usage.models import DailyReport, UsageRow
 from controlplane.web.kit.filters import InstantRangeForm
 from controlplane.web.kit.site import link_to
 from controlplane.web.overview.chart import chart
-from controlplane.web.overview.decisions import most_denied_tokens, series_of, without_store
+from controlplane.web.overview.decisions import Point, most_denied_tokens, series_of, without_store
 from controlplane.web.overview.spans import SPANS
 from enforcement import Limiter
 from tests.enforcement.world import eventually
@@ -78,7 +78,7 @@ def test_a_link_to_the_hour_that_a_zone_has_twice_shows_one_of_them():
     """The local time alone would be refused, and the list empty."""
     span, now = SPANS["24h"], datetime(2026, 10, 25, 6, 30, tzinfo=UTC)
     with timezone.override("Europe/Berlin"):
-        urls = {point["at"].hour: urlsplit(point["url"]) for point in series_of({}, span, now)}
+        urls = {point.at.hour: urlsplit(point.url) for point in series_of({}, span, now)}
         queries = [dict(parse_qsl(urls[hour].query)) for hour in (0, 1, 2)]
         forms = [InstantRangeForm({"gte": "at_from", "lte": "at_to"}, query) for query in queries]
         assert all(form.is_valid() for form in forms)
@@ -140,7 +140,7 @@ def test_the_chart_has_a_table_with_the_same_numbers(page):
 
 def test_the_parts_of_a_bar_add_up():
     """What a shadow limit would deny is a part of what was allowed."""
-    drawn = chart([{"allowed": 60, "would_deny": 20, "denied": 20, "label": "12:00"}])
+    drawn = chart([Point(timezone.now(), "12:00", "", {"allowed": 60, "would_deny": 20, "denied": 20})])
 
     parts = re.findall(r'class="sg-(.)" x="16.0%" width="68.0%" y="([^"]+)" height="([^"]+)"', drawn["bars"])
     assert parts == [("a", "88.0", "88.0"), ("w", "44.0", "44.0"), ("d", "0.0", "44.0")]
