@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from controlplane.demo.environment import DemoEnvironment
 from controlplane.demo.load import NEVER, DemoReply, Replies
@@ -100,11 +99,11 @@ def _report(reporter: Reporter, waves: list[Replies], invoice: Invoice, used: in
     reporter.check(used == invoice.micros, f"the counter of the budget has the same: {used:,} micros")
 
 
-def _wave() -> list[dict[str, Any]]:
+def _wave() -> list[dict[str, object]]:
     return [_question(index) for index in range(len(QUESTIONS))] * EACH
 
 
-def _question(index: int) -> dict[str, Any]:
+def _question(index: int) -> dict[str, object]:
     text, cap = QUESTIONS[index]
     messages = [{"role": "user", "content": text}]
     return {"model": MODEL, "messages": messages, "max_completion_tokens": cap, "stream": True}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from enforcement.extras import Requirement
 
@@ -57,7 +57,7 @@ class DemoEnvironment:
         self.stack = with_provider(stack, self._base, self._directory)
         return self.stack.services
 
-    async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
+    async def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx2.Response:
         """Call the REST API, and return the response, or raise StackError if it is not a success."""
         try:
             answer = await self.rest.request(method, f"/api/v1/{path}", json=body)
@@ -169,7 +169,7 @@ async def set_up(base: Path, directory: Path, environ: Mapping[str, str]) -> Asy
         demo.logs.close()
 
 
-async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
+async def _uncancelled(work: Coroutine[object, object, None]) -> None:
     """Run *work* to completion even if this task is cancelled, so that no process keeps running."""
     task = asyncio.ensure_future(work)
     while not task.done():

@@ -104,13 +104,13 @@ class ProxyClients:
         replies = [await self._ask(proxy, token) for proxy in range(len(self._clients))]
         return Replies(replies, _ms_since(started))
 
-    async def ask_at_once(self, token: str, bodies: Sequence[Mapping[str, Any]]) -> Replies:
+    async def ask_at_once(self, token: str, bodies: Sequence[Mapping[str, object]]) -> Replies:
         """Send each of these questions to every proxy, all at the same time, and return the replies."""
         started = time.perf_counter()
         requests = [self.ask(proxy, token, body) for body in bodies for proxy in range(len(self._clients))]
         return Replies(await asyncio.gather(*requests), _ms_since(started))
 
-    async def ask(self, proxy: int, token: str, body: Mapping[str, Any]) -> DemoReply:
+    async def ask(self, proxy: int, token: str, body: Mapping[str, object]) -> DemoReply:
         """Send a question for a model to one proxy, read the answer to its end, and return the reply."""
         headers = {"Authorization": f"Bearer {token}", "X-Request-Id": f"{next(self._numbers)}"}
         started = time.perf_counter()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+import redis
+
 from controlplane.demo.environment import DemoEnvironment
 from controlplane.demo.reporter import Reporter
 from controlplane.demo.steps import new_token
@@ -74,6 +76,6 @@ def _timed(work: Callable[[], object]) -> list[float]:
     return spans
 
 
-def _calls(client: object) -> int:
+def _calls(client: redis.Redis) -> int:
     """Return how many functions the store has run. Here only decisions call functions."""
-    return int(client.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"])  # type: ignore[attr-defined]
+    return int(client.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"])

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx2
 
@@ -39,7 +38,7 @@ async def new_token(demo: DemoEnvironment, name: str, policy: str = POLICY) -> D
     return DemoToken(created["id"], created["secret"])
 
 
-def a_limit(quota: int) -> dict[str, Any]:
+def a_limit(quota: int) -> dict[str, object]:
     """Return the demo's limit, with this quota, as a body of REST."""
     return {"name": LIMIT, "algorithm": "fixed_window", "quota": quota, "window_seconds": WINDOW_SECONDS}
 

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -273,7 +273,7 @@ async def serve(supervisor: Supervisor, announce: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def supervised(supervisor: Supervisor) -> Iterator[Callable[[Awaitable[None]], None]]:
+def supervised(supervisor: Supervisor) -> Iterator[Callable[[Coroutine[object, object, None]], None]]:
     """
     Run a supervisor in a thread during the block, and yield a function that waits for one of its coroutines.
 
@@ -284,8 +284,8 @@ def supervised(supervisor: Supervisor) -> Iterator[Callable[[Awaitable[None]], N
     thread = threading.Thread(target=loop.run_forever, name="supervisor", daemon=True)
     thread.start()
 
-    def run(call: Awaitable[None]) -> None:
-        asyncio.run_coroutine_threadsafe(call, loop).result()  # type: ignore[arg-type]
+    def run(call: Coroutine[object, object, None]) -> None:
+        asyncio.run_coroutine_threadsafe(call, loop).result()
 
     try:
         run(supervisor.start())

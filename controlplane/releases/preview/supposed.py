@@ -46,7 +46,7 @@ class Supposed:
         """Return the ids of the holders of a kind."""
         return sorted(pk for of_kind, pk in self.holders or () if of_kind == kind)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the state as values that a job keeps."""
         return {
             "holders": None if self.holders is None else sorted(self.holders),

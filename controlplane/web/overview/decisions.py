@@ -116,7 +116,7 @@ def shadow_limits(projects: QuerySet[Project] | None) -> int:
     return limits.count()
 
 
-def most_denied_tokens(rows: QuerySet[UsageRow], *, names_limits: bool) -> list[dict[str, Any]]:
+def most_denied_tokens(rows: QuerySet[UsageRow], *, names_limits: bool) -> list[dict[str, object]]:
     """
     Return the tokens with most denials, each as a dictionary with a link and their number.
 
@@ -144,7 +144,7 @@ def _denying_most(rows: QuerySet[UsageRow], tokens: list[str]) -> dict[str, dict
     }
 
 
-def most_denying_limits(rows: QuerySet[UsageRow]) -> list[dict[str, Any]]:
+def most_denying_limits(rows: QuerySet[UsageRow]) -> list[dict[str, object]]:
     """Return the limits with most denials, each as a dictionary with a link to its policy and their number."""
     top = _most_denied(rows.exclude(limit_name=""), "policy_id", "limit_name")
     known = Policy.objects.in_bulk([row["policy_id"] for row in top])

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 
 from controlplane.core.tables.counting import capped
 from controlplane.objects.emergency.models import ALL_PROJECTS, Suspension, concerning
@@ -61,7 +61,7 @@ def _row(title: str, rows: QuerySet, column: str, choice: str, now: datetime, no
     }
 
 
-def _first(rows: QuerySet, column: str, count: int) -> Any:
+def _first[M: Model](rows: QuerySet[M], column: str, count: int) -> M | None:
     """Return the row with the lowest value of a column, or None if *count*, the number of the rows, is 0."""
     if count > FEW:
         return rows.order_by(column, "pk").first()
