@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import metered_keys, open_metered, rules_of
@@ -20,7 +19,6 @@ from enforcement.doors.metered.bodies import (
     is_too_long,
     read_body,
     reading,
-    sent_on,
 )
 from enforcement.doors.metered.sdks import only_authorization, overrides_method, shape_of, target_of
 from enforcement.doors.metered.visit import Drains, MeteredVisit, now_us
@@ -60,8 +58,6 @@ CANCEL_SECONDS: Final = 1.0
 Guarding = Callable[[Limiter, Scope, Receive, Send], Awaitable[None]]
 """Passes a request to the application, or sends a denial."""
 
-Report = Callable[[Settlement], None]
-
 MIB: Final = 1_048_576
 _SIGNED: Final = b"AWS4-"
 _POST: Final = "POST"
@@ -88,32 +84,6 @@ class MeteredDoor(Protocol):
 
 class _NotMetered(Exception):
     """No limit of the token needs a meter, so the request is guarded as any other."""
-
-
-@dataclass(slots=True)
-class OpenedRequest:
-    """
-    A request that was charged what it may cost. It ends as a context, which gives back the room of its body.
-
-    Attributes:
-        exchange: What it may cost, and what its answer reports.
-        admission: Its admission.
-        body: Its body, or the beginning of it.
-        drains: Where its answer is read on after its client left. None: it is not.
-        report: Is called with its settlement.
-    """
-
-    exchange: MeteredExchange
-    admission: Admission
-    body: ReadBody
-    drains: Drains | None
-    report: Report
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.body.pass_on()
 
 
 class MeteredGuard:
@@ -181,7 +151,7 @@ class MeteredGuard:
         """Pass a request to the application, or send a denial."""
         preset = self._door._headers
         try:
-            opened = await self._open(limiter, scope, receive)
+            visit = await self._open(limiter, scope, receive)
         except ClientLeft:
             return
         except _NotMetered:
@@ -194,34 +164,26 @@ class MeteredGuard:
         except Denied as denied:
             await self._answer(scope, receive, send, denial(denied.decision, preset, shape_of(scope)))
             return
-        async with opened:
-            await self._visit(opened, scope, receive, send)
+        async with visit:
+            await self._visit(visit, scope, receive, send)
 
-    async def _visit(self, opened: OpenedRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an opened request to the application, and settle it."""
-        exchange, admission = opened.exchange, opened.admission
+    async def _visit(self, visit: MeteredVisit, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass an admitted request to the application, and settle it."""
         if scope["type"] == "websocket":
-            opened.report(Settlement(UNMETERED, ()))
-            await self._door._pass_held(admission, scope, receive, send)
+            visit.report(Settlement(UNMETERED, ()))
+            await self._door._pass_held(visit.admission, scope, receive, send)
             return
-        asked = exchange.opening.asked
-        shape = shape_of(scope, asked.format)
-        visit = MeteredVisit(exchange, admission, opened.drains, self._replies, opened.report, shape)
-        if isinstance(asked, MeteredRequest):
-            opened.body.data = asked.body
-            scope = sent_on(scope, asked.body)
-
-        app = partial(self._door._pass, admission.decision)
+        app = partial(self._door._pass, visit.admission.decision)
         task = asyncio.current_task()
         self._visiting.add(task)
         try:
-            await visit.run(app, scope, receive, send, opened.body)
+            await visit.run(app, scope, receive, send)
         finally:
             self._visiting.discard(task)
 
-    async def _open(self, limiter: Limiter, scope: Scope, receive: Receive) -> OpenedRequest:
+    async def _open(self, limiter: Limiter, scope: Scope, receive: Receive) -> MeteredVisit:
         """
-        Charge what a request may cost, and return the opened request.
+        Charge what a request may cost, and return it as one that is admitted.
 
         Raises:
             _NotMetered: No limit of the token needs a meter.
@@ -279,7 +241,7 @@ class MeteredGuard:
         scope: Scope,
         *,
         is_signed: bool,
-    ) -> OpenedRequest:
+    ) -> MeteredVisit:
         """Charge what a request that was read may cost, or raise Denied. See :meth:`_open`."""
         at_us = limiter.now_us()
         allowed = self._allowed(scope)
@@ -288,7 +250,8 @@ class MeteredGuard:
         exchange = MeteredExchange(opening, now_us(), encodings=ALL_ENCODINGS, reasoners=tally.reasoners)
         report = partial(tally.settled, plan.subject, at_us, opening)
         drains = self._drains if rules_of(plan).on_disconnect == DRAIN else None
-        return OpenedRequest(exchange, admission, body, drains, report)
+        shape = shape_of(scope, asked.format)
+        return MeteredVisit(exchange, admission, body, drains, self._replies, report, shape)
 
     async def _check_path(
         self, limiter: Limiter, token: str | Anonymous, plan: LivePlan, attributes: RequestAttributes, scope: Scope

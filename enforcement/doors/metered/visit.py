@@ -7,14 +7,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from operator import itemgetter
 from time import time_ns
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from enforcement.aio import Admission
-from enforcement.doors.metered.bodies import ReadBody, is_long
+from enforcement.doors.metered.bodies import ReadBody, is_long, sent_on
 from enforcement.http.asgi import METERED, App, Message, Receive, Scope, Send
 from enforcement.http.messages import CAP_FIELD
 from enforcement.metering.broken import is_broken
 from enforcement.metering.exchange import MeteredExchange
+from enforcement.metering.request import MeteredRequest
 from enforcement.metering.settlement import DrainBounds, Settlement
 
 _LENGTH: Final = b"content-length"
@@ -63,7 +64,7 @@ _CAP: Final = CAP_FIELD.lower().encode()
 
 class MeteredVisit:
     """
-    One admitted request.
+    One request that was charged what it may cost. It ends as a context, which gives back the room of its body.
 
     It is settled once: when the client has left, or when the application ends without an answer, or before the last
     message of the answer is sent, which does not wait for the reply of the store.
@@ -71,6 +72,7 @@ class MeteredVisit:
     Args:
         exchange: What is charged for it.
         admission: The charges and slots.
+        body: Its body, or the beginning of it, until that is on its way to the application.
         drains: Reads answers on after their clients left. None: they are not read on.
         replies: Has the replies of the store that nobody waits for, until they have come.
         report: Called with the settlement, unless an operator has settled the request before. An application may
@@ -78,7 +80,6 @@ class MeteredVisit:
         shape: The provider whose errors those of the application should resemble. Empty: none.
     """
 
-    _body: ReadBody | None = None
     _receive: Receive
     _send: Send
     _sent = False
@@ -91,6 +92,7 @@ class MeteredVisit:
         self,
         exchange: MeteredExchange,
         admission: Admission,
+        body: ReadBody | None,
         drains: Drains | None,
         replies: set[asyncio.Future[Any]],
         report: Callable[[Settlement], None],
@@ -100,8 +102,16 @@ class MeteredVisit:
         self.exchange = exchange
         self.admission = admission
         self.report = report
+        self._body = body
         self._drains = drains
         self._replies = replies
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._body is not None:
+            self._body.pass_on()
 
     def is_sent(self) -> None:
         """Note that the request goes to the provider now. Without that, it does when its body is read."""
@@ -127,9 +137,13 @@ class MeteredVisit:
         body.pass_on()
         return body.data
 
-    async def run(self, app: App, scope: Scope, receive: Receive, send: Send, body: ReadBody) -> None:
+    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application with the body that was read, and settle the request."""
-        self._body, self._receive, self._send = body, receive, send
+        self._receive, self._send = receive, send
+        asked = self.exchange.opening.asked
+        if self._body is not None and isinstance(asked, MeteredRequest):
+            self._body.data = asked.body
+            scope = sent_on(scope, asked.body)
         scope[METERED] = self
         if self._drains is None or _goes_on():
             # This repeats _visit(). Each coroutine more takes its time for each part of the answer.
