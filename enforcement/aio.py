@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial, wraps
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from hiredis import ReplyError
 
@@ -34,7 +34,7 @@ from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
-from enforcement.plan.commands import Steps
+from enforcement.plan.commands import ResultT, Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
@@ -116,9 +116,10 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         """
         plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
-            plan = await self.find_plan(token, attributes)
-            if isinstance(plan, Decision):
-                return plan
+            found = await self.find_plan(token, attributes)
+            if isinstance(found, Decision):
+                return found
+            plan = found
             if attributes:
                 decision = await self.decide(plan, costs)
                 return decision if decision.allowed else self.noted(decision, attributes)
@@ -216,7 +217,7 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
         if not self._ready:
             await self._starts.result("", lambda: self.start(self._first_wait()))
         derived = self._documents.derived
-        cached: LivePlan | None = derived.plans.get(token) if type(token) is str else None
+        cached = derived.plans.get(token) if type(token) is str else None
         if cached is not None:
             return cached
         lookup = self._engine.lookup
@@ -258,9 +259,9 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
             field: The value of an ``Authorization`` field that itself shows the token.
         """
         derived = self._engine.documents.derived
-        plan: LivePlan | None = derived.plans.get(token)
+        plan = derived.plans.get(token)
         if plan is not None and not (plan.has_slots or plan.has_charge_on or plan.metering):
-            derived.keep(field, plan, header=True)
+            derived.keep_header(field, plan)
 
     async def decide(self, plan: LivePlan, costs: Costs, *, charge: bool = True, ident: str = "") -> Decision:
         """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
@@ -285,10 +286,10 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
             begun = decider.deciding(Request(plan, costs, charge, ident), came)
         elif plan.lease is not None and plan.lease.parts:
             return await self._ask_others(begun, plan, costs, deadline)
-        steps: Steps = begun  # type: ignore[assignment]
+        steps: Steps[Decision] = begun  # type: ignore[assignment]
         deciding = run_awaited_within(steps, pipe, deadline)
         if not self._engine.health.connector.one_slot_per_call:
-            return await deciding  # type: ignore[no-any-return]
+            return await deciding
         # On a cluster several hash slots may be charged, one after the other. If a later one denies the request, the
         # earlier ones get their charges back. If that stopped in between, some limits would stay charged.
         return await seen_through(deciding)
@@ -312,12 +313,13 @@ class Limiter(AwaitedAdmitting, BaseLimiter):
                 came = exc
             begun = decider.deciding_others(plan, costs, taken, came)
         if decision is None:
-            decision, late = await run_through(begun, pipe, lambda command: pipe.call_again(command, deadline))
+            decided = await run_through(begun, pipe, lambda command: pipe.call_again(command, deadline))
+            decision, late = decided
         if (cancelled or late) is not None:
             raise cancelled or late  # type: ignore[misc]
         return decision
 
-    async def _run(self, steps: Steps) -> Any:
+    async def _run(self, steps: Steps[ResultT]) -> ResultT:
         """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""
         return await run_awaited(steps, self._pipe, self._pipe.call)
 

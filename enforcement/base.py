@@ -29,6 +29,7 @@ from enforcement.stats import Stats
 from enforcement.store.credentials import Credentials, from_client
 
 if TYPE_CHECKING:
+    from enforcement.http.own_limits import OwnLimits
     from enforcement.metering.prices import Prices
     from enforcement.metering.tally import MeteredTally
 
@@ -235,7 +236,7 @@ class BaseLimiter:
         """Return the names of the attributes of requests that the limits of a token look at, as far as it is known."""
         return self._engine.planner.looked_at(token)
 
-    def reading_own_limits(self, token: object, attributes: Attributes) -> Steps | None:
+    def reading_own_limits(self, token: object, attributes: Attributes) -> Steps[OwnLimits | None] | None:
         """
         Return steps whose result is the limits of a token, or None if the document of the token must be read again.
 

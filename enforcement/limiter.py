@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from functools import wraps
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from enforcement.base import START_SECONDS, BaseLimiter
 from enforcement.decorator import (
@@ -24,7 +24,7 @@ from enforcement.latency import Timing
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
-from enforcement.plan.commands import Steps
+from enforcement.plan.commands import ResultT, Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.plan.request import Request
@@ -125,9 +125,10 @@ class Limiter(Admitting, BaseLimiter):
         """
         plan = self._documents.derived.plans.get(token) if type(token) is str else None
         if plan is None:
-            plan = self.find_plan(token, attributes)
-            if isinstance(plan, Decision):
-                return plan
+            found = self.find_plan(token, attributes)
+            if isinstance(found, Decision):
+                return found
+            plan = found
             if attributes:
                 decision = self.decide(plan, costs)
                 return decision if decision.allowed else self.noted(decision, attributes)
@@ -298,9 +299,9 @@ class Limiter(Admitting, BaseLimiter):
                 if decision is not None:
                     return decision
             begun = decider.deciding_others(plan, costs, taken, came)
-        return run_within(begun, self._pipe, deadline - monotonic())  # type: ignore[no-any-return]
+        return run_within(begun, self._pipe, deadline - monotonic())
 
-    def _run(self, steps: Steps) -> Any:
+    def _run(self, steps: Steps[ResultT]) -> ResultT:
         """Send the commands that a generator yields to the store, each with a whole budget, and return its result."""
         return run(steps, self._pipe.call)
 

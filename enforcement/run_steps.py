@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from hiredis import ReplyError
 
-from enforcement.plan.commands import Steps
+from enforcement.plan.commands import ResultT, Steps
 from enforcement.store.address import TimeToWait
 from enforcement.store.connection import unconnected
 from enforcement.store.connector import AwaitedPipe, Pipe
@@ -17,7 +17,7 @@ from enforcement.store.errors import StoreError
 Step = TypeVar("Step")
 
 
-def run(steps: Generator[Step, Any, Any], call: Callable[[Step], Any]) -> Any:
+def run(steps: Generator[Step, object, ResultT], call: Callable[[Step], object]) -> ResultT:
     """Send the commands that a generator yields by *call*, and return the generator's result."""
     try:
         command = next(steps)
@@ -29,10 +29,11 @@ def run(steps: Generator[Step, Any, Any], call: Callable[[Step], Any]) -> Any:
             else:
                 command = steps.send(reply)
     except StopIteration as stop:
-        return stop.value
+        result: ResultT = stop.value
+        return result
 
 
-def run_within(steps: Steps, pipe: Pipe, seconds: float) -> Any:
+def run_within(steps: Steps[ResultT], pipe: Pipe, seconds: float) -> ResultT:
     """
     Send the commands that a generator yields to the store, and return the generator's result.
 
@@ -41,7 +42,7 @@ def run_within(steps: Steps, pipe: Pipe, seconds: float) -> Any:
     """
     time = TimeToWait(seconds)
 
-    def call(command: bytes) -> Any:
+    def call(command: bytes) -> object:
         try:
             return time.during(lambda left: pipe.call_again(command, left))
         except TimeoutError as exc:
@@ -51,8 +52,8 @@ def run_within(steps: Steps, pipe: Pipe, seconds: float) -> Any:
 
 
 async def run_awaited(
-    steps: Generator[Step, Any, Any], pipe: AwaitedPipe, call: Callable[[Step], Awaitable[Any]]
-) -> Any:
+    steps: Generator[Step, object, ResultT], pipe: AwaitedPipe, call: Callable[[Step], Awaitable[object]]
+) -> ResultT:
     """Send the commands that a generator yields by *call*, a method of *pipe*, and return the generator's result."""
     try:
         command = next(steps)
@@ -66,10 +67,11 @@ async def run_awaited(
             else:
                 command = steps.send(reply)
     except StopIteration as stop:
-        return stop.value
+        result: ResultT = stop.value
+        return result
 
 
-async def reply_through(pipe: AwaitedPipe, command: bytes) -> tuple[Any, asyncio.CancelledError | None]:
+async def reply_through(pipe: AwaitedPipe, command: bytes) -> tuple[object, asyncio.CancelledError | None]:
     """
     Send one command, and wait for its reply even if the task is cancelled meanwhile.
 
@@ -93,8 +95,8 @@ async def reply_through(pipe: AwaitedPipe, command: bytes) -> tuple[Any, asyncio
 
 
 async def run_through(
-    steps: Steps, pipe: AwaitedPipe, call: Callable[[bytes], Awaitable[Any]]
-) -> tuple[Any, asyncio.CancelledError | None]:
+    steps: Steps[ResultT], pipe: AwaitedPipe, call: Callable[[bytes], Awaitable[object]]
+) -> tuple[ResultT, asyncio.CancelledError | None]:
     """
     Do what :func:`run_awaited` does, to the end even if the task is cancelled meanwhile. A task of its own for that
     would cost more than the call.
@@ -139,7 +141,7 @@ class Unwaited:
     __slots__ = ("_over", "_pipe", "_replies", "_steps")
 
     def __init__(
-        self, steps: Steps, pipe: AwaitedPipe, replies: set[asyncio.Future[Any]], over: Callable[[], None]
+        self, steps: Steps[object], pipe: AwaitedPipe, replies: set[asyncio.Future[object]], over: Callable[[], None]
     ) -> None:
         self._steps = steps
         self._pipe = pipe
@@ -150,7 +152,7 @@ class Unwaited:
         """Send the first command."""
         self._go_on(None)
 
-    def _go_on(self, replying: asyncio.Future[Any] | None) -> None:
+    def _go_on(self, replying: asyncio.Future[object] | None) -> None:
         if replying is not None:
             self._replies.discard(replying)
         try:
@@ -165,7 +167,7 @@ class Unwaited:
         self._replies.add(reply)
         reply.add_done_callback(self._go_on)
 
-    def _after(self, replying: asyncio.Future[Any]) -> bytes:
+    def _after(self, replying: asyncio.Future[object]) -> bytes:
         """Return the command after a reply, or raise StopIteration."""
         try:
             if replying.cancelled():
@@ -188,7 +190,7 @@ class _Uncancelled:
 
     __slots__ = ("_asyncio_future_blocking", "add_done_callback", "get_loop")
 
-    def __init__(self, future: asyncio.Future[Any]) -> None:
+    def __init__(self, future: asyncio.Future[object]) -> None:
         # The methods of a future that a task calls. Methods around these would be two calls more for each wait.
         self.add_done_callback = future.add_done_callback
         self.get_loop = future.get_loop
@@ -203,6 +205,6 @@ class _Uncancelled:
         return False
 
 
-async def run_awaited_within(steps: Steps, pipe: AwaitedPipe, deadline: float) -> Any:
+async def run_awaited_within(steps: Steps[ResultT], pipe: AwaitedPipe, deadline: float) -> ResultT:
     """Do what :func:`run_within` does in an event loop, until a deadline in monotonic seconds."""
     return await run_awaited(steps, pipe, lambda command: pipe.call_again(command, deadline))

@@ -124,7 +124,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
         self._calls: OrderedDict[str, deque[_OpenCall]] = OrderedDict()
         self._open = 0
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
+    def __init_subclass__(cls, **arguments: object) -> None:
         """Put the hooks into the subclass itself, because LiteLLM calls none that a class inherits."""
         super().__init_subclass__(**arguments)
         for name in _HOOKS:
@@ -133,7 +133,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
 
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
-    ) -> Any:
+    ) -> object:
         """Charge what a call may cost, and return it with the cap and the option that make its cost known."""
         limiter = await self._start()
         try:
@@ -257,7 +257,7 @@ async def _settle(call: _OpenCall, settlement: Settlement | None) -> None:
 
 
 def _failed(
-    reservation: MeteredReservation, data: Mapping[str, Any], error: Exception, now_us: int
+    reservation: MeteredReservation, data: Mapping[str, object], error: Exception, now_us: int
 ) -> Settlement | None:
     """
     Settle a call that has failed in LiteLLM.
@@ -310,12 +310,12 @@ def _read(request: Mapping[str, Any], fields: Mapping[str, str], data: Mapping[s
     return read_request(str(request.get("method") or "POST"), _path_of(request), header, raw)
 
 
-def _path_of(request: Mapping[str, Any]) -> str:
+def _path_of(request: Mapping[str, object]) -> str:
     _, _, rest = str(request.get("url") or "").partition("://")
     return "/" + rest.partition("/")[2].partition("?")[0]
 
 
-def _attributes(request: Mapping[str, Any], key: Any) -> dict[str, str | None]:
+def _attributes(request: Mapping[str, object], key: object) -> dict[str, str | None]:
     return {
         "method": str(request.get("method") or "POST"),
         "path": _path_of(request),

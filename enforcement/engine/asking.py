@@ -55,7 +55,7 @@ class Asker:
         self._failed = failed or health.failed
         self._clock = health.clock is not None
 
-    def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps:
+    def asking(self, request: Request[Plan], *, registers: bool, result: object = None) -> Steps[StoreAnswer]:
         """
         Yield the commands that decide a request on counters of one slot, and return a :class:`StoreAnswer`.
 
@@ -81,7 +81,7 @@ class Asker:
             result, now_us = None, reply.now_us
         return StoreAnswer(cause="calendar")
 
-    def paying(self, plan: Plan) -> Steps:
+    def paying(self, plan: Plan) -> Steps[StoreAnswer | None]:
         """
         Yield the commands that replay what this process owes to the counters of a plan, and return None, or a
         :class:`StoreAnswer` that says why that failed.
@@ -99,7 +99,7 @@ class Asker:
                 return StoreAnswer(cause=exc.cause)
         return None
 
-    def calling(self, command: bytes, result: object = None) -> Steps:
+    def calling(self, command: bytes, result: object = None) -> Steps[object]:
         """
         Yield a command unless *result* is given, again if it surely was not executed, and return the reply.
 
@@ -119,7 +119,7 @@ class Asker:
         return (yield command)
 
     @staticmethod
-    def _loading(exc: StoreError) -> Steps:
+    def _loading(exc: StoreError) -> Steps[None]:
         """
         Yield the command that loads the function library into the store, if the call failed because it was missing.
 

@@ -42,7 +42,7 @@ TOKEN_TRUST_SECONDS: Final = 600.0
 if TYPE_CHECKING:
     from enforcement.engine.parts import PartDecider, Taken, Verdict
 
-    Begun = Decision | bytes | Taken | Steps
+    Begun = Decision | bytes | Taken | Steps[Decision]
 
 
 class Decider:
@@ -135,7 +135,9 @@ class Decider:
             return command
         return self._command(plan, costs, charge, ident) or self.deciding(Request(plan, costs, charge, ident))
 
-    def _begin_parts(self, plan: LivePlan, leases: PartLeases, costs: Costs) -> Decision | Taken | Steps | None:
+    def _begin_parts(
+        self, plan: LivePlan, leases: PartLeases, costs: Costs
+    ) -> Decision | Taken | Steps[Decision] | None:
         """
         Take permits for those parts of a plan that have some, and return the decision, or them with what decides the
         other parts.
@@ -183,7 +185,7 @@ class Decider:
         reply = self._parts.read(plan, taken, raw)
         return None if reply is None else self._decision(plan, costs, True, "", reply)
 
-    def deciding_others(self, plan: LivePlan, costs: Costs, taken: Taken, result: object = None) -> Steps:
+    def deciding_others(self, plan: LivePlan, costs: Costs, taken: Taken, result: object = None) -> Steps[Decision]:
         """
         Yield the commands that decide the parts of a plan without a permit, and return the decision on the whole.
 
@@ -339,7 +341,7 @@ class Decider:
             self._count(plan, costs, reply, True)
         return Decision(True, "ok", "documents", plan, reply)
 
-    def resetting(self, plan: LivePlan) -> Steps:
+    def resetting(self, plan: LivePlan) -> Steps[None]:
         """
         Yield the commands that delete the counters of a plan, and drop what this process knows of these counters.
 
@@ -383,7 +385,7 @@ class Decider:
 
     # Decisions that take several calls.
 
-    def deciding(self, request: Request[LivePlan], result: object = None) -> Steps:
+    def deciding(self, request: Request[LivePlan], result: object = None) -> Steps[Decision]:
         """
         Yield the commands that decide a request, and return the decision of the store, or of this process without it.
 

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from enforcement.engine.store_clock import StoreClock
 from enforcement.lua import function
@@ -154,7 +154,7 @@ class Heartbeat:
         client.unlink(self._keys.instance(self.identity.id))
         client.zrem(self._keys.instances, self.identity.id)
 
-    def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, Any]:
+    def _document(self, state: str, degraded_since_us: int | None) -> Mapping[str, object]:
         current, revision = self._documents.current, self._documents.price_revision
         dropped, emergency, now_us = self._usage.metered_dropped, current.emergency, self._clock.now_us()
         fields, broken = self._usage.recent_refusals(now_us), self._usage.most_broken()

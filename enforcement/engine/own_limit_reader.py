@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enforcement.engine.asking import AWAY, NOT_RESTORED, Asker, StoreAnswer
 from enforcement.failover.health import Health
-from enforcement.http.own_limits import OwnLimit, OwnLimits, Reading, own_limits
+from enforcement.http.own_limits import OwnLimits, Reading, own_limits
 from enforcement.model.keys import Keys
 from enforcement.model.lease_bounds import unused_max
 from enforcement.model.matching import Attributes, check_attributes
@@ -26,14 +26,14 @@ from enforcement.state.planner import Planner
 from enforcement.state.token_cache import TokenEntry
 from enforcement.state.token_plans import TokenPlans
 
+if TYPE_CHECKING:
+    from enforcement.state.token_plans import OwnLimitParts
+
 HOPELESS_COST: Final = MAX_NUMBER + 1
 """
 A cost that every limit denies. The store then charges nothing, registers no value of a partition, and still tells what
 is left. It looks up which values have a counter of their own.
 """
-
-Parts = tuple[list[OwnLimit], list[tuple[list[int], Plan]]]
-"""The limits of a token, and for each hash slot their indices and the plan of their counters."""
 
 
 class OwnLimitReader:
@@ -55,7 +55,7 @@ class OwnLimitReader:
         # A page that is slow says nothing about decisions, which have less time and other connections.
         self._asker = Asker(health, health.failed_beside)
 
-    def reading(self, token: object, attributes: Attributes) -> Steps | None:
+    def reading(self, token: object, attributes: Attributes) -> Steps[OwnLimits | None] | None:
         """
         Return steps that read the limits of a token, which this process has just met.
 
@@ -72,7 +72,7 @@ class OwnLimitReader:
         plans = entry.plan if isinstance(entry, TokenEntry) else None
         return self._reading(plans, check_attributes(attributes)) if isinstance(plans, TokenPlans) else None
 
-    def _reading(self, plans: TokenPlans, attributes: Attributes) -> Steps:
+    def _reading(self, plans: TokenPlans, attributes: Attributes) -> Steps[OwnLimits | None]:
         limits, parts = self._parts(plans, attributes)
         seen: dict[int, Reading] = {}
         at_us, fleet = 0, self._fleet()
@@ -87,10 +87,10 @@ class OwnLimitReader:
         ]
         return OwnLimits(at_us or self._health.now_us(), plans.revision, found)
 
-    def _parts(self, plans: TokenPlans, attributes: Attributes) -> Parts:
+    def _parts(self, plans: TokenPlans, attributes: Attributes) -> OwnLimitParts:
         """Return the limits of a token and a plan for each hash slot, kept in *plans* if no attribute selects one."""
         if plans.own is not None:
-            return plans.own  # type: ignore[no-any-return]
+            return plans.own
         limits = own_limits(plans.rules, plans.indexes, self._keys, attributes)
         bounds = {i: own.bound for i, own in enumerate(limits) if own.bound is not None}
         groups = self._health.connector.groups(list(bounds), lambda i: bounds[i].tag) if bounds else ()
@@ -99,7 +99,7 @@ class OwnLimitReader:
             plans.own = parts
         return parts
 
-    def _asking(self, plan: Plan) -> Steps:
+    def _asking(self, plan: Plan) -> Steps[StoreAnswer]:
         """Yield the commands that read the counters of one slot, and return a :class:`StoreAnswer`."""
         health = self._health
         if health.is_away(plan.keys[0]):

@@ -12,12 +12,12 @@ unavailable, this process decides for that part alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from struct import pack
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from enforcement.engine.asking import NOT_ASKED, NOT_RESTORED, Asker, StoreAnswer
 from enforcement.failover.health import Health
@@ -200,7 +200,7 @@ class PartDecider:
 
     def asking(
         self, request: Request[LivePlan], *, registers: bool, taken: Taken | None = None, result: object = None
-    ) -> Steps:
+    ) -> Steps[Verdict]:
         """
         Yield the commands that decide a request part by part and undo it after a denial, and return a :class:`Verdict`.
 
@@ -242,7 +242,7 @@ class PartDecider:
 
     def _with_permits(
         self, request: Request[LivePlan], ident: str, taken: Taken, outcomes: list[_Outcome]
-    ) -> Generator[bytes, Any, None]:
+    ) -> Steps[None]:
         """Add the outcomes of the parts with permits, which the store decides if the permits have expired meanwhile."""
         if monotonic() < taken.until:
             for part, permit in taken.permits:
@@ -254,7 +254,9 @@ class PartDecider:
             of_part = request.of_part(part.plan, ident, charge=all(outcome.passed for outcome in outcomes))
             outcomes.append((yield from self._asking(part, of_part, registers=False)))
 
-    def _asking(self, part: Part, request: Request[LivePlan], *, registers: bool, result: object = None) -> Steps:
+    def _asking(
+        self, part: Part, request: Request[LivePlan], *, registers: bool, result: object = None
+    ) -> Steps[_Outcome]:
         """
         Yield the commands that decide one part by its node, or decide it here if that is away, and return the outcome.
 
@@ -278,7 +280,7 @@ class PartDecider:
         known = health.replies.about(used.plan)
         return _Outcome(part, used, answer, overflowed, *health.decide_alone(used, known, answer.error))
 
-    def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps:
+    def _undoing(self, outcomes: Sequence[_Outcome]) -> Steps[list[_Outcome]]:
         """
         Yield the commands that give back what the parts have charged, and return the outcomes of all parts after that.
 

@@ -45,7 +45,7 @@ class Undoing:
 
     __slots__ = ("at", "steps", "tries")
 
-    def __init__(self, steps: Callable[[], Steps], at: float) -> None:
+    def __init__(self, steps: Callable[[], Steps[object]], at: float) -> None:
         self.steps = steps
         self.at = at
         self.tries = 0
@@ -136,7 +136,7 @@ class SlotKeeper:
             self._looks_at = due
             self._wake.notify()
 
-    def undo(self, ident: str, steps: Callable[[], Steps]) -> None:
+    def undo(self, ident: str, steps: Callable[[], Steps[object]]) -> None:
         """
         Give back, in the background, a reservation that the store may have made or may still make.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from enforcement.http.limits_page import as_page, check_method, unreadable, usage_page
 from enforcement.http.messages import PlainResponse, Refusal, denial, without_token
@@ -27,7 +27,7 @@ TRIES: Final = 3
 class LimitReader(Protocol):
     """The methods that the page calls on both limiters. In one of them, all others are awaited."""
 
-    def reading_own_limits(self, token: object, attributes: Attributes) -> Steps | None:
+    def reading_own_limits(self, token: object, attributes: Attributes) -> Steps[OwnLimits | None] | None:
         """Return steps whose result is the limits of a token. None: this process does not have its document."""
 
 
@@ -37,7 +37,7 @@ class SyncReader(LimitReader, Protocol):
     def find_plan(self, token: object, attributes: None) -> object:
         """Return the plan of a token, or the decision that refuses it."""
 
-    def run_reading(self, steps: Steps) -> Any:
+    def run_reading(self, steps: Steps[OwnLimits | None]) -> OwnLimits | None:
         """Have the store read, and return the result of the steps."""
 
 
@@ -47,7 +47,7 @@ class AwaitedReader(LimitReader, Protocol):
     def find_plan(self, token: object, attributes: None) -> Awaitable[object]:
         """Return the plan of a token, or the decision that refuses it."""
 
-    def run_reading(self, steps: Steps) -> Awaitable[Any]:
+    def run_reading(self, steps: Steps[OwnLimits | None]) -> Awaitable[OwnLimits | None]:
         """Have the store read, and return the result of the steps."""
 
 
@@ -76,7 +76,7 @@ class UsageRequest:
         shown = self.shown()
         return shown or without_token(shown, self.anonymous)
 
-    def reading(self, limiter: LimitReader, token: str | Anonymous) -> Steps | None:
+    def reading(self, limiter: LimitReader, token: str | Anonymous) -> Steps[OwnLimits | None] | None:
         """Return the steps that read the limits of the token, or None if its document has changed. Raises Refusal."""
         attributes = self.attributes()
         try:
@@ -87,7 +87,7 @@ class UsageRequest:
 
 def usage_answer(limiter: SyncReader, request: UsageRequest) -> PlainResponse:
     """Return the response to a request for the page. Nothing is charged."""
-    own: Any = None
+    own: Decision | OwnLimits | None = None
     try:
         token = request.token()
         for _ in range(TRIES):
@@ -107,7 +107,7 @@ def usage_answer(limiter: SyncReader, request: UsageRequest) -> PlainResponse:
 
 async def usage_answer_awaited(limiter: AwaitedReader, request: UsageRequest) -> PlainResponse:
     """Return the response to a request for the page. Nothing is charged."""
-    own: Any = None
+    own: Decision | OwnLimits | None = None
     try:
         token = request.token()
         for _ in range(TRIES):

@@ -101,7 +101,7 @@ class LeaseKeeper:
         for lease in list(self._held.values()):
             self._count(lease)
 
-    def returning(self, keys: Sequence[str]) -> Steps:
+    def returning(self, keys: Sequence[str]) -> Steps[None]:
         """Yield the commands that give back the leased permits of these counters, before a reset. Raises StoreError."""
         with self._lock:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from enforcement.metering.body import CACHE_MARKS
 from enforcement.metering.estimate import NoBound, without_number
@@ -21,6 +21,14 @@ from enforcement.metering.modalities import DRAWING
 from enforcement.metering.pictures import Size, picture_tokens, size_in
 from enforcement.metering.rates import HOUR
 from enforcement.model.checks import shown
+
+
+class ReadOptions(TypedDict, total=False):
+    """Options of :func:`~enforcement.metering.request.read_request` that depend on the provider."""
+
+    include_usage: bool
+    cap_field: str
+
 
 FieldRates = Mapping[str, int]
 """Ways to fields that the operator of an upstream allows, with what they multiply the price by, per mille."""
@@ -100,7 +108,7 @@ class Demands(NamedTuple):
 class _Rates:
     """The rates that a request asks for, as they are found."""
 
-    def __init__(self, body: dict[str, Any], model: str, allowed: FieldRates) -> None:
+    def __init__(self, body: dict[str, object], model: str, allowed: FieldRates) -> None:
         self.body = body
         self.model = model
         self.allowed = allowed
@@ -121,13 +129,13 @@ class _Rates:
             )
         self.factor = max(self.factor, factor)
 
-    def object_in(self, value: dict[str, Any], name: str) -> dict[str, Any]:
+    def object_in(self, value: dict[str, object], name: str) -> dict[str, object]:
         """Return the object in a field, which may be missing. One of another shape is refused like an unknown field."""
         if value.get(name) is not None and type(value[name]) is not dict:
             self.refuse(name)
         return as_object(value.get(name))
 
-    def modify(self, name: str, value: Any, usual: frozenset[str]) -> None:
+    def modify(self, name: str, value: object, usual: frozenset[str]) -> None:
         """Note what a field multiplies the rates by, unless its value is a usual one."""
         if value is None or (type(value) is str and value.lower() in usual):
             return
@@ -137,7 +145,7 @@ class _Rates:
         else:
             self.modifiers.append(modifier)
 
-    def produce(self, field: str, kinds: Any) -> None:
+    def produce(self, field: str, kinds: object) -> None:
         """Note what kinds of output a request asks for. Without a word, it may be all that the model has rates for."""
         if kinds is None or kinds == []:
             return
@@ -159,7 +167,7 @@ def _is_compound(model: str) -> bool:
 
 def demands_of(
     format: str,
-    body: dict[str, Any],
+    body: dict[str, object],
     model: str,
     parts: Iterable[str] = (),
     allowed: FieldRates = NO_FIELDS,
@@ -201,7 +209,7 @@ def demands_of(
 
 
 def parts_bound(
-    model: str, parts: Iterable[tuple[str, Any]], tokens: Mapping[str, int], published: Mapping[str, int]
+    model: str, parts: Iterable[tuple[str, object]], tokens: Mapping[str, int], published: Mapping[str, int]
 ) -> int:
     """
     Return the most tokens that the parts of a request have.
@@ -227,7 +235,7 @@ def parts_bound(
     return total
 
 
-def _other_type(part: Any, expected: re.Pattern[str]) -> str:
+def _other_type(part: object, expected: re.Pattern[str]) -> str:
     """Return the first type of data that a part names and that is not expected, as some providers go by that alone."""
     heads = [text[:_LONGEST_TYPE].lstrip().lower() for text in _strings_named(part, _PICTURES)]
     urls = [re.split("[;,]", head[5:], maxsplit=1)[0] or "none" for head in heads if head.startswith("data:")]
@@ -235,7 +243,7 @@ def _other_type(part: Any, expected: re.Pattern[str]) -> str:
     return next((found for found in (*urls, *types) if not expected.match(found)), "")
 
 
-def _size_of(part: Any) -> Size | None:
+def _size_of(part: object) -> Size | None:
     """
     Return the size of the only picture in a part. None if it has none, another picture or an address beside it, or its
     header is not known.
@@ -244,7 +252,7 @@ def _size_of(part: Any) -> Size | None:
     return size_in(found[0]) if len(found) == 1 else None
 
 
-def _strings_named(value: Any, names: frozenset[str]) -> Iterator[str]:
+def _strings_named(value: object, names: frozenset[str]) -> Iterator[str]:
     if type(value) is list:
         for item in value:
             yield from _strings_named(item, names)
@@ -257,9 +265,9 @@ def _strings_named(value: Any, names: frozenset[str]) -> Iterator[str]:
                 yield from _strings_named(item, names)
 
 
-def _keeps_for_an_hour(body: dict[str, Any]) -> bool:
+def _keeps_for_an_hour(body: dict[str, object]) -> bool:
     """Return whether a mark in a request asks for a longer life in the cache than five minutes."""
-    waiting: list[Any] = [body]
+    waiting: list[object] = [body]
     while waiting:
         item = waiting.pop()
         if type(item) is dict:

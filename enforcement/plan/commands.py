@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from enforcement.lua import function
 from enforcement.model.algorithms import Spec
@@ -54,7 +54,8 @@ class Decidable(Protocol):
         """The id of the reservation that takes slots, or empty."""
 
 
-Steps = Generator[bytes, Any, Any]
+ResultT = TypeVar("ResultT")
+Steps = Generator[bytes, object, ResultT]
 """A generator that yields encoded commands, is sent a reply or thrown a StoreError for each, and returns the result."""
 
 REMEMBERED_MS: Final = 3_600_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
-from enforcement.plan.commands import Steps
+from enforcement.plan.commands import ResultT, Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
@@ -43,7 +43,7 @@ class Admitting(Reserving):
         """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
         raise NotImplementedError
 
-    def _run(self, steps: Steps) -> Any:
+    def _run(self, steps: Steps[ResultT]) -> ResultT:
         raise NotImplementedError
 
     def find_prices(self) -> Prices | None:
@@ -440,7 +440,7 @@ class Admission:
         """
         self._conclude(self.reservation.concluding(costs, is_last_word=is_last_word))
 
-    def _conclude(self, steps: Steps) -> None:
+    def _conclude(self, steps: Steps[object]) -> None:
         self._limiter._run(steps)
         self._limiter._engine.slots.concluded(self.reservation)
 

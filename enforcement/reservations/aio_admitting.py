@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, closing
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from enforcement.async_tasks import begun, seen_through
 from enforcement.model.matching import Attributes
 from enforcement.model.tokens import Anonymous
 from enforcement.plan.binding import Limits
-from enforcement.plan.commands import Steps
+from enforcement.plan.commands import ResultT, Steps
 from enforcement.plan.costs import Costs, own_costs
 from enforcement.plan.decision import Decision, Denied
 from enforcement.reservations.subject import ASK, Reserving, check_life, check_subject, is_no_token
@@ -45,7 +45,7 @@ class AwaitedAdmitting(Reserving):
         """Decide a request by the counters of a plan, charge it unless *charge* is False, and return the decision."""
         raise NotImplementedError
 
-    async def _run(self, steps: Steps) -> Any:
+    async def _run(self, steps: Steps[ResultT]) -> ResultT:
         raise NotImplementedError
 
     async def find_prices(self) -> Prices | None:
@@ -188,7 +188,7 @@ class AwaitedAdmitting(Reserving):
         costs: Costs,
         attributes: Attributes | None,
         about: About | None = None,
-    ) -> Coroutine[Any, Any, Admission]:
+    ) -> Coroutine[object, None, Admission]:
         """
         Charge a plan that :meth:`find_plan` returned, and return a new admission, or raise Denied. See the sync
         limiter.
@@ -405,7 +405,7 @@ class Admission:
             raise cancelled
 
     def conclude_soon(
-        self, costs: Costs, replies: set[asyncio.Future[Any]], over: Callable[[], None], *, is_last_word: bool
+        self, costs: Costs, replies: set[asyncio.Future[object]], over: Callable[[], None], *, is_last_word: bool
     ) -> None:
         """
         Settle the request as :meth:`conclude` does, without waiting for the store. The command is sent in the next turn
@@ -423,7 +423,7 @@ class Admission:
         steps = self.reservation.concluding(costs, is_last_word=is_last_word)
         Unwaited(steps, self._limiter._pipe, replies, concluded).begin()
 
-    async def _conclude(self, steps: Steps) -> None:
+    async def _conclude(self, steps: Steps[object]) -> None:
         await self._limiter._run(steps)
         self._limiter._engine.slots.concluded(self.reservation)
 

@@ -122,7 +122,7 @@ class ReservationBook:
             return exc
         return came if decision is None else decision
 
-    def deciding(self, request: RecordedRequest[LivePlan], came: object = None) -> Steps:
+    def deciding(self, request: RecordedRequest[LivePlan], came: object = None) -> Steps[Decision]:
         """
         Yield the commands that decide a request and record what they charge, and return the decision.
 
@@ -179,7 +179,7 @@ class ReservationBook:
         held_reservation.where = request.where
         return held_reservation
 
-    def settling(self, reservation_id: str, costs: Costs) -> Steps:
+    def settling(self, reservation_id: str, costs: Costs) -> Steps[bool]:
         """
         Yield the commands that settle a reservation of any process, and return whether it was open.
 
@@ -193,7 +193,7 @@ class ReservationBook:
         check_costs(costs)
         return self._concluding(reservation_id, costs)
 
-    def releasing(self, reservation_id: str) -> Steps:
+    def releasing(self, reservation_id: str) -> Steps[bool]:
         """
         Yield the commands that give back what a reservation of any process has charged, see
         :meth:`~enforcement.plan.records.Conclusion.by_hand`, and return whether it was open. Raises as
@@ -201,14 +201,14 @@ class ReservationBook:
         """
         return self._concluding(reservation_id, None)
 
-    def undoing(self, reservation_id: str) -> Steps:
+    def undoing(self, reservation_id: str) -> Steps[bool]:
         """
         Yield the commands that give back all charges of a reservation whose request was never made, and return whether
         it was open. Raises as :meth:`settling` does.
         """
         return self._concluding(reservation_id, None, was_made=False)
 
-    def _concluding(self, reservation_id: str, costs: Costs | None, *, was_made: bool = True) -> Steps:
+    def _concluding(self, reservation_id: str, costs: Costs | None, *, was_made: bool = True) -> Steps[bool]:
         where = RecordKeys.from_id(self._keys, reservation_id)
         record = ReservationRecord.read((yield from self._asker.calling(resp.pack(recorded(where)))))
         if record is None:

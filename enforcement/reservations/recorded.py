@@ -22,7 +22,7 @@ class _WithRecord(HeldReservation):
     where: RecordKeys
     _open_only = False  # whether a settlement leaves it as it is if it is lost
 
-    def _correcting(self, rows: Rows) -> Steps:
+    def _correcting(self, rows: Rows) -> Steps[None]:
         if self._corrected:
             return
         self._corrected = True
@@ -32,7 +32,7 @@ class _WithRecord(HeldReservation):
             self._count(rows)
         self._denials.forget([bound.key for bound, delta, _ in rows if delta < 0])
 
-    def _concluding(self, rows: Rows) -> Steps:
+    def _concluding(self, rows: Rows) -> Steps[bool]:
         """
         Return the commands that correct charges and remove the record. Their result is whether the charges were left as
         they are, since there was no record, or since a lost one stays.
@@ -53,7 +53,7 @@ class RecordedReservation(_WithRecord):
         """The id by which any process can settle it."""
         return self.where.id
 
-    def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps:
+    def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps[None]:
         """Return the commands that settle the reservation and free its slots, as HeldReservation does."""
         self._open_only = not is_last_word
         rows = [] if costs is None else self._differences(costs)
@@ -62,7 +62,7 @@ class RecordedReservation(_WithRecord):
         self._left = True
         return self._correcting(rows)
 
-    def _leaving(self, rows: list[tuple[BoundLimit, int, int]]) -> Steps:
+    def _leaving(self, rows: list[tuple[BoundLimit, int, int]]) -> Steps[None]:
         """Yield the command that corrects charges, and frees the slots if that is where they are."""
         slots = () if self._corrected or self._left else self.slots()
         if slots and self._are_in_the_store(slots):
@@ -77,7 +77,7 @@ class RecordedReservation(_WithRecord):
         held = any(health.fallback.holds(self.ident, bound.key) for bound, _ in slots)
         return not held and not any(health.is_away(bound.key) for bound in self.decision.bounds)
 
-    def _sending(self, rows: Rows) -> Steps:
+    def _sending(self, rows: Rows) -> Steps[bool]:
         return self._concluding(rows)
 
 
@@ -88,7 +88,7 @@ class UncertainReservation(_WithRecord):
     Its charges are corrected as if there were none, and the record is removed after that.
     """
 
-    def _sending(self, rows: Rows) -> Steps:
+    def _sending(self, rows: Rows) -> Steps[bool]:
         if rows:
             yield from super()._sending(rows)
         yield from self._concluding(())

@@ -85,7 +85,7 @@ class Planner:
         ids: DecisionIds | None = None,
         mode: str = ENFORCE,
     ) -> None:
-        self.in_code: OrderedDict[Any, LivePlan] = OrderedDict()
+        self.in_code: OrderedDict[tuple[object, ...], LivePlan] = OrderedDict()
         self.plan_cache = PlanCache()
         self.unmetered = UnmeteredLimits()
         self.unsupported = RecentLimits()
@@ -129,7 +129,7 @@ class Planner:
             ValueError, TypeError: See :func:`~enforcement.plan.binding.bind_pairs` and ``pairs_of()`` beside it.
         """
         # Hashing an id is faster than hashing a Limit. The plan keeps the limits alive, so no other object gets the id.
-        name: tuple[Any, ...]
+        name: tuple[object, ...]
         if isinstance(limits, Limit):
             name = key, id(limits)
         elif key is not None:
@@ -225,7 +225,7 @@ class Planner:
         if token is None:
             return self.refusal("degraded_denied" if entry.problem else "unknown_token")
         subject = token.project, token.id
-        plans: TokenPlans | None = entry.plan
+        plans = entry.plan
         if plans is None or entry.generation != self._documents.generation:
             plans = self._compile(entry)
         if isinstance(plans, Decision):
@@ -326,7 +326,7 @@ class Planner:
                 self.plan_cache.full.note((plan.usage.project, bound.policy_id, bound.limit.name), monotonic())
         return shared
 
-    def _compile(self, entry: TokenEntry) -> Any:
+    def _compile(self, entry: TokenEntry) -> TokenPlans | Decision:
         token, generation, state = entry.token, self._documents.generation, self._documents.current
         assert token is not None
         now_us = self._now_us()  # read last, as a clock that goes back starts another generation
@@ -337,7 +337,7 @@ class Planner:
             holder = None if anonymous else token
             subject = Subject(project, holder, state.policies, state.global_policy, anonymous)
         if token.revoked:
-            made: Any = self.refusal("revoked")
+            made: TokenPlans | Decision = self.refusal("revoked")
         elif ends := state.emergency.suspensions(token, now_us):
             made = self._suspension(ends)
         elif project is None or subject is None or not _complete(subject):
@@ -359,7 +359,7 @@ class Planner:
         entry.plan, entry.generation = made, generation
         return made
 
-    def _plans_of(self, entry: TokenEntry, subject: Subject, now_us: int, state: Snapshot) -> Any:
+    def _plans_of(self, entry: TokenEntry, subject: Subject, now_us: int, state: Snapshot) -> TokenPlans | Decision:
         assert entry.token is not None
         rules, emergency = rules_of(subject, now_us), state.emergency
         if emergency.is_glass_broken(now_us):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from enforcement.model.checks import is_integer, shown
 from enforcement.model.documents import (
@@ -33,6 +33,12 @@ from enforcement.model.strict_json import InvalidJSON, dumps, loads_canonical
 from enforcement.state.arrivals import Arrivals
 from enforcement.state.token_cache import DocumentProblem, Text, TokenCache, TokenEntry, as_string, read_entry
 from enforcement.store_calls.emergency import NO_EMERGENCY, Emergency, parse_emergency
+
+if TYPE_CHECKING:
+    from enforcement.state.live_plan import LivePlan
+
+NameT = TypeVar("NameT")
+KeptT = TypeVar("KeptT")
 
 MAX_DERIVED: Final = 2_000
 MAX_MESSAGE_KEPT: Final = 1_024
@@ -82,26 +88,30 @@ class DerivedPlans:
     __slots__ = ("headers", "messages", "metered", "plans")
 
     def __init__(self) -> None:
-        self.plans: dict[object, Any] = {}
-        self.headers: dict[bytes, Any] = {}
-        self.metered: dict[bytes, Any] = {}
-        self.messages: dict[bytes, tuple[Any, Any]] = {}
+        self.plans: dict[object, LivePlan] = {}
+        self.headers: dict[bytes, LivePlan] = {}
+        self.metered: dict[bytes, LivePlan] = {}
+        self.messages: dict[bytes, tuple[LivePlan | None, Any]] = {}
 
-    def keep(self, name: Any, plan: Any, *, header: bool = False) -> None:
-        """Add a plan under its token or header, after clearing a cache that is full."""
-        _keep(self.headers if header else self.plans, name, plan)
+    def keep(self, token: object, plan: LivePlan) -> None:
+        """Add a plan under its token, after clearing a cache that is full."""
+        _keep(self.plans, token, plan)
 
-    def keep_metered(self, header: bytes, plan: Any) -> None:
+    def keep_header(self, header: bytes, plan: LivePlan) -> None:
+        """Add a plan under its header, after clearing a cache that is full."""
+        _keep(self.headers, header, plan)
+
+    def keep_metered(self, header: bytes, plan: LivePlan) -> None:
         """Add a plan with limits that need a meter, after clearing a cache that is full."""
         _keep(self.metered, header, plan)
 
-    def keep_message(self, message: bytes, row: tuple[Any, Any]) -> None:
+    def keep_message(self, message: bytes, row: tuple[LivePlan | None, object]) -> None:
         """Add what was read from a short message, after clearing a cache that is full."""
         if len(message) <= MAX_MESSAGE_KEPT:
             _keep(self.messages, message, row)
 
 
-def _keep(cache: dict[Any, Any], name: Any, value: Any) -> None:
+def _keep(cache: dict[NameT, KeptT], name: NameT, value: KeptT) -> None:
     if len(cache) >= MAX_DERIVED:
         cache.clear()
     cache[name] = value
@@ -146,7 +156,7 @@ class PublishedState:
         self.arrivals = Arrivals()
         self.on_change: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._parsed: dict[str, tuple[str, Any]] = {}
+        self._parsed: dict[str, tuple[str, object]] = {}
         self._tokens = TokenCache(clock, self.rest)
         self.find = self._tokens.find
 
@@ -287,8 +297,8 @@ class PublishedState:
         for digest, entry in tokens.items():
             yield f"token:{digest}", entry.text
 
-    def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, tuple[str, Any]], list[DocumentProblem]]:
-        parsed: dict[str, tuple[str, Any]] = {}
+    def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, tuple[str, object]], list[DocumentProblem]]:
+        parsed: dict[str, tuple[str, object]] = {}
         problems = []
         for name, text in texts.items():
             known = self._parsed.get(name)
@@ -309,7 +319,7 @@ class PublishedState:
         self,
         revision: int,
         store_id: str,
-        parsed: dict[str, tuple[str, Any]],
+        parsed: dict[str, tuple[str, object]],
         tokens: Mapping[str, Text | None] | None,
         changed: Sequence[str] = (),
     ) -> list[DocumentProblem]:
@@ -361,7 +371,7 @@ def _read_changes(text: str) -> tuple[Mapping[str, str | None], Sequence[str], b
     return texts, tokens, with_prices
 
 
-def _parse(name: str, text: str) -> Any:
+def _parse(name: str, text: str) -> object:
     kind, _, ident = name.partition(":")
     if name == "global":
         return parse_global(text)

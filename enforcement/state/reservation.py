@@ -89,7 +89,7 @@ class HeldReservation:
         """Whether its slots were freed, or are being freed."""
         return self._left
 
-    def settling(self, costs: Costs) -> Steps:
+    def settling(self, costs: Costs) -> Steps[None]:
         """
         Yield the commands that replace the estimated cost by the real cost, once.
 
@@ -101,7 +101,7 @@ class HeldReservation:
         """
         return self._correcting(self._differences(costs))
 
-    def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps:
+    def concluding(self, costs: Costs | None, *, is_last_word: bool = True) -> Steps[None]:
         """
         Yield the commands that settle the reservation and free its slots.
 
@@ -123,7 +123,7 @@ class HeldReservation:
         real = {REQUESTS: costs} if isinstance(costs, int) else costs
         return [(b, b.settled_cost(real, cost) - cost, mark) for b, cost, mark in self._charged()]
 
-    def amending(self, deltas: Mapping[str, int]) -> Steps:
+    def amending(self, deltas: Mapping[str, int]) -> Steps[None]:
         """
         Yield the commands that change the charges of the present windows by a difference, whether it fits or not, once.
 
@@ -151,18 +151,18 @@ class HeldReservation:
         fleet = self._plan.fleet() if self._plan.fleet else 1
         return max(0, limit.capacity - remaining - unused_max(limit, fleet))
 
-    def charging_for(self, status: int) -> Steps:
+    def charging_for(self, status: int) -> Steps[None]:
         """Yield the commands that give back, once, the permits of limits whose ``charge_on`` lacks this HTTP status."""
         classes = {f"{status // 100}xx", str(status)}
         rows = [(b, -cost, mark) for b, cost, mark in self._charged() if _spares(b, classes)]
         return self._correcting(rows)
 
-    def cancelling(self) -> Steps:
+    def cancelling(self) -> Steps[None]:
         """Yield the commands that give back what the reservation charged, unless it is settled, and free its slots."""
         yield from self._correcting([(b, -cost, mark) for b, cost, mark in self._charged()])
         yield from self.leaving()
 
-    def finishing(self, status: int | None) -> Steps:
+    def finishing(self, status: int | None) -> Steps[None]:
         """
         Yield the commands that correct the charges by the HTTP status of the response, or give back everything for
         None.
@@ -172,7 +172,7 @@ class HeldReservation:
         """
         return self.cancelling() if status is None else self.charging_for(status)
 
-    def leaving(self) -> Steps:
+    def leaving(self) -> Steps[None]:
         """Yield the commands that free the slots of the reservation, once."""
         slots = () if self._left else self.slots()
         self._left = True
@@ -225,7 +225,7 @@ class HeldReservation:
         taken = self._kept or self._taken()
         return [row for row in taken if row[0].letter != "c"] if self._plan.has_slots else taken
 
-    def _correcting(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:
+    def _correcting(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps[None]:
         if self._corrected:
             return
         self._corrected = True
@@ -236,7 +236,7 @@ class HeldReservation:
         yield from self._sending(rows)
         self._denials.forget([bound.key for bound, delta, _ in rows if delta < 0])
 
-    def _sending(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps:
+    def _sending(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> Steps[object]:
         return correcting(self._health, rows, self.ident, once_for_ms=REMEMBERED_MS)
 
     def _count(self, rows: Sequence[tuple[BoundLimit, int, int]]) -> None:

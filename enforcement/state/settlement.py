@@ -30,7 +30,7 @@ ALREADY_SETTLED: Final = -1
 
 def correcting(
     health: Health, rows: Sequence[tuple[BoundLimit, int, int]], ident: str, *, once_for_ms: int | None
-) -> Steps:
+) -> Steps[None]:
     """
     Yield the commands that correct charges in the store, or correct them here while the store is unavailable.
 
@@ -71,7 +71,7 @@ def correcting(
 
 def concluding(
     health: Health, rows: Sequence[Row], where: RecordKeys, bounds: Sequence[BoundLimit], *, open_only: bool = False
-) -> Steps:
+) -> Steps[bool]:
     """
     Yield the commands that correct the charges of a recorded reservation and remove its record, as :func:`correcting`
     does. The record is removed even if no charge is wrong.

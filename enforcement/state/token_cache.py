@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from enforcement.model.documents import InvalidDocument, TokenDocument, parse_token
 from enforcement.usage.counts import TokenUsage
+
+if TYPE_CHECKING:
+    from enforcement.plan.decision import Decision
+    from enforcement.state.token_plans import TokenPlans
 
 MAX_TOKENS: Final = 10_000
 MAX_UNKNOWN: Final = 10_000
@@ -42,7 +46,7 @@ class TokenEntry:
         token: Its document. None: the token is unknown, or its document cannot be read.
         problem: Why the document cannot be read. Empty otherwise.
         generation: The generation of the documents that ``plan`` was made for, set by the planner. -1: none yet.
-        plan: Whatever the planner has made.
+        plan: What the planner has made. None: nothing yet.
         usage: Where its decisions are counted.
     """
 
@@ -53,7 +57,7 @@ class TokenEntry:
         self.problem = problem
         self.text = text
         self.generation = -1
-        self.plan: Any = None
+        self.plan: TokenPlans | Decision | None = None
         self.usage: TokenUsage | None = None
         self.used = False
         self.until = 0.0

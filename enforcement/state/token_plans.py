@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from enforcement.model.keys import Keys, fingerprint
 from enforcement.model.matching import Attributes
@@ -20,6 +20,13 @@ from enforcement.state.parts import LeaseMaker
 from enforcement.state.plan_cache import PlanCache
 from enforcement.store_calls.emergency import Values
 from enforcement.usage.counts import TokenUsage
+
+if TYPE_CHECKING:
+    from enforcement.http.own_limits import OwnLimit
+    from enforcement.plan.plan import Plan
+
+    OwnLimitParts = tuple[list[OwnLimit], list[tuple[list[int], Plan]]]
+    """The limits of a token, and for each hash slot their indices and the plan of their counters."""
 
 _MAX_VALUE_IN_NAME: Final = 64
 _serials = count()
@@ -63,7 +70,7 @@ class TokenPlans:
     fleet: Callable[[], int] | None = None
     ids: DecisionIds | None = None
     serial: int = field(default_factory=_serials.__next__)
-    own: Any = None
+    own: OwnLimitParts | None = None
 
     def plan(self, attributes: Attributes, keys: Keys, plan_cache: PlanCache) -> LivePlan | Decision:
         """

@@ -7,7 +7,6 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 from enforcement.plan.binding import BoundLimit
 from enforcement.plan.costs import Costs
@@ -78,6 +77,6 @@ class WaitingTask(Waiter):
             self._loop.call_soon_threadsafe(_end, future)
 
 
-def _end(future: asyncio.Future[Any]) -> None:
+def _end(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)

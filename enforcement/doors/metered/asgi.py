@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from enforcement.aio import Admission, Limiter
 from enforcement.doors.metered.admitting import metered_keys, open_metered, rules_of
@@ -32,7 +32,7 @@ from enforcement.http.messages import (
     shows,
     without_token,
 )
-from enforcement.metering.bound import NO_FIELDS, FieldRates
+from enforcement.metering.bound import NO_FIELDS, FieldRates, ReadOptions
 from enforcement.metering.exchange import MeteredExchange
 from enforcement.metering.formats.routes import find_route, plain_path, resembles_route
 from enforcement.metering.opening import unmetered
@@ -111,7 +111,7 @@ class MeteredGuard:
         target: Callable[[Scope], str] = target_of,
         allowed: Callable[[Scope], FieldRates] = lambda scope: NO_FIELDS,
         keeps_signature: Callable[[Scope], bool] = lambda scope: True,
-        options: Callable[[Scope], Mapping[str, Any]] | None = None,
+        options: Callable[[Scope], ReadOptions] | None = None,
         max_body: int = MAX_BODY,
     ) -> None:
         self._door = door
@@ -124,8 +124,8 @@ class MeteredGuard:
         self._options = options
         self._drains = Drains(drain_bounds())
         self._room = BodyRoom()
-        self._visiting: set[asyncio.Task[Any] | None] = set()
-        self._replies: set[asyncio.Future[Any]] = set()
+        self._visiting: set[asyncio.Task[object] | None] = set()
+        self._replies: set[asyncio.Future[object]] = set()
 
     async def settled(self) -> None:
         """
@@ -194,7 +194,7 @@ class MeteredGuard:
         fields = dict(scope["headers"])
         keeps = len(fields) == len(scope["headers"]) and door._by_usual_fields and door._attributes is None
         field = only_authorization(fields) if keeps else None
-        cached: LivePlan | None = None if field is None else limiter.derived.metered.get(field)
+        cached = None if field is None else limiter.derived.metered.get(field)
         who = None
         if cached is None:
             who = self._who(scope)
@@ -313,7 +313,7 @@ class MeteredGuard:
             value = fields.get(field)
             return value if value is None else value.decode("latin-1") if is_once else header_of(scope, field)
 
-        options: Mapping[str, Any] = _NONE if self._options is None else self._options(scope)
+        options: ReadOptions = {} if self._options is None else self._options(scope)
         if not is_long(body.data):
             return read_request(method, target, header, body.data, max_body=self._max_body, **options)
         read = partial(read_request, method, target, header, body.data, max_body=self._max_body, **options)

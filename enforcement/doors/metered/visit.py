@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from operator import itemgetter
 from time import time_ns
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from enforcement.aio import Admission
 from enforcement.doors.metered.bodies import ReadBody, is_long, sent_on
@@ -94,7 +94,7 @@ class MeteredVisit:
         admission: Admission,
         body: ReadBody | None,
         drains: Drains | None,
-        replies: set[asyncio.Future[Any]],
+        replies: set[asyncio.Future[object]],
         report: Callable[[Settlement], None],
         shape: str = "",
     ) -> None:

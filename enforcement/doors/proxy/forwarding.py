@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 from enforcement.doors.proxy.answers import refuse
 from enforcement.doors.proxy.connection import ClientGone, Connection, UpstreamError
@@ -129,7 +129,7 @@ class Forwarding:
         if self._with_body:
             self._listen(self._upload(connection, fields, first))
 
-    def _listen(self, listener: Coroutine[Any, Any, None]) -> None:
+    def _listen(self, listener: Coroutine[object, None, None]) -> None:
         """Run a coroutine that receives what the client sends."""
         self._listening = self._loop.create_task(listener)
         self._listening.add_done_callback(self._listened)

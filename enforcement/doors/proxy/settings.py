@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from enforcement.doors.proxy.credentials import Credentials, from_settings
@@ -17,7 +17,7 @@ from enforcement.doors.proxy.places import MOST_PLACES, USUAL_PLACES, Places
 from enforcement.http.addresses import TrustedProxies
 from enforcement.http.asgi import PRIVATE_NETWORKS
 from enforcement.http.messages import check_anonymous, check_preset
-from enforcement.metering.bound import field_rates
+from enforcement.metering.bound import ReadOptions, field_rates
 from enforcement.settings import read_seconds, read_switch, read_variable
 
 MOST_FILE_BYTES: Final = 1_000_000
@@ -62,7 +62,7 @@ class UpstreamSettings:
     base: str
     credentials: Credentials = field(default_factory=Credentials, repr=False)
     allowed_fields: Mapping[str, int] = field(default_factory=dict, hash=False)
-    asking: Mapping[str, Any] = field(default_factory=dict)
+    asking: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def authority(self) -> bytes:
@@ -178,7 +178,7 @@ def _from_file(path: Path, environ: Mapping[str, str]) -> tuple[UpstreamSettings
     return tuple(sorted(found, key=lambda upstream: -len(upstream.prefix)))
 
 
-def _from_table(prefix: str, table: Any, environ: Mapping[str, str]) -> UpstreamSettings:
+def _from_table(prefix: str, table: object, environ: Mapping[str, str]) -> UpstreamSettings:
     try:
         if not (prefix.startswith("/") and prefix.isascii() and prefix.isprintable()) or "%" in prefix or "?" in prefix:
             raise ValueError("prefix: must be a path of printable ASCII characters, such as '/v1'.")
@@ -249,9 +249,9 @@ def _upstream(prefix: str, settings: Mapping[str, str], allowed: Mapping[str, ob
     return UpstreamSettings(*address, credentials, fields, _asking(settings))
 
 
-def _asking(settings: Mapping[str, str]) -> dict[str, Any]:
+def _asking(settings: Mapping[str, str]) -> ReadOptions:
     """Return the options that are set, or raise ValueError."""
-    result: dict[str, Any] = {}
+    result: ReadOptions = {}
     if text := settings.get("include_usage", ""):
         if text not in ("true", "false"):
             raise ValueError(f"include_usage: must be true or false, got {text!r}.")

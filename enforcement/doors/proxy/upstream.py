@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from enforcement.aio import Limiter
@@ -33,6 +33,7 @@ from enforcement.http.asgi import METERED, App, Receive, Scope, Send, comes_from
 from enforcement.http.messages import PlainResponse
 from enforcement.http.slow_clients import cut_off
 from enforcement.logs import RateLimitedLogger
+from enforcement.metering.bound import ReadOptions
 from enforcement.plan.decision import Decision
 from enforcement.stats import Stats
 
@@ -61,7 +62,7 @@ class Proxy:
         self._proxies = TrustedProxies(settings.trusted)
         self._upstreams = tuple(_Upstream(upstream, settings.places) for upstream in settings.upstreams)
         special = any(upstream.asking for upstream in settings.upstreams)
-        self.upstream_options: Callable[[Scope], Mapping[str, Any]] | None = self._options_of if special else None
+        self.upstream_options: Callable[[Scope], ReadOptions] | None = self._options_of if special else None
         self.pages: Mapping[str, Callable[[Scope], PlainResponse]] = {
             "/healthz": self._health,
             "/readyz": self._readiness,
@@ -184,7 +185,7 @@ class Proxy:
         chosen = scope.get(_CHOSEN)
         return chosen[0].settings.allowed_fields if chosen else {}
 
-    def _options_of(self, scope: Scope) -> Mapping[str, Any]:
+    def _options_of(self, scope: Scope) -> ReadOptions:
         """Return what the upstream of a request needs to be asked otherwise, after :meth:`upstream_target`."""
         chosen = scope.get(_CHOSEN)
         return chosen[0].settings.asking if chosen else {}

@@ -117,7 +117,7 @@ class Tunnel:
                     with contextlib.suppress(OSError):  # what servers raise if the client has left
                         task.result()
         finally:
-            ending: list[asyncio.Task[Any]] = [leaving, opening, *tasks]
+            ending: list[asyncio.Task[object]] = [leaving, opening, *tasks]
             for each in ending:
                 each.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
