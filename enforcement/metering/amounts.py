@@ -136,7 +136,7 @@ class Usage:
             return self
         return replace(self, output=self.output + max(0, more), calls=max(calls, self.calls))
 
-    def with_more(self, more: Mapping[str, Any]) -> Usage:
+    def with_more(self, more: Mapping[str, object]) -> Usage:
         """Return this usage with values for fields of :class:`DetailedUsage`, of which some may be set already."""
         known = {field.name: getattr(self, field.name) for field in fields(self)}
         return DetailedUsage(**{**known, **more})

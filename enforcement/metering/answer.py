@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.amounts import Usage
 from enforcement.metering.formats.anthropic import MessagesAnswer
@@ -288,7 +288,7 @@ class AnswerMeter:
         self._json.feed(body)
         return held + chunk if held else chunk
 
-    def _read_body(self, body: dict[str, Any] | None) -> None:
+    def _read_body(self, body: dict[str, object] | None) -> None:
         if body is None:
             self._is_decodable = False
         else:

@@ -75,9 +75,9 @@ class _Scan:
     def __init__(self) -> None:
         self.objects, self.has_marks, self.growth = 0, False, 0
         self.memo: dict[str, str] = {}
-        self._scan: Callable[[str, int], tuple[Any, int]] = make_scanner(self)  # type: ignore[arg-type]
+        self._scan: Callable[[str, int], tuple[object, int]] = make_scanner(self)  # type: ignore[arg-type]
 
-    def object_pairs_hook(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def object_pairs_hook(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         result = dict(pairs)
         if len(result) < len(pairs):
             raise DuplicateKey
@@ -98,7 +98,7 @@ class _Scan:
             self.growth += max(0, len(f"{Decimal(text):f}.0") - len(text))
         return number
 
-    def read(self, text: str) -> Any:
+    def read(self, text: str) -> object:
         """Return the value of a text, or raise ValueError or RecursionError."""
         self.objects, self.has_marks, self.growth = 0, False, 0
         try:
@@ -172,7 +172,7 @@ def _containers(body: bytes) -> int:
     return body.count(b"{") + body.count(b"[")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) < len(pairs):
         raise DuplicateKey
@@ -213,7 +213,7 @@ class _JsonMember:
     end: int
 
 
-def write_values(body: bytes, value: Mapping[str, Any], changes: Mapping[str, int | bool]) -> bytes:
+def write_values(body: bytes, value: Mapping[str, object], changes: Mapping[str, int | bool]) -> bytes:
     """
     Return a body with values written into it.
 

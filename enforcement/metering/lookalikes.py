@@ -68,14 +68,14 @@ def is_misspelled(body: dict[str, Any]) -> bool:
     return any(type(body.get(name)) is dict and _is_misspelled(body[name], it) for name, it in _WITHIN_REQUEST.items())
 
 
-def calls_tool(value: Any) -> bool:
+def calls_tool(value: object) -> bool:
     """Return whether a program that is not strict finds a call of a tool in a JSON value, or in an array of them."""
     if type(value) is list:
         return any(_calls_tool(item) for item in value if type(item) is dict)
     return type(value) is dict and _calls_tool(value)
 
 
-def is_plain_call(value: Any) -> bool:
+def is_plain_call(value: object) -> bool:
     """Return whether a JSON value is a JSON-RPC object in which every program reads the same method and tool."""
     if type(value) is not dict or value.get("jsonrpc") != "2.0" or _is_misspelled(value, _CALL_NAMES):
         return False
@@ -91,7 +91,7 @@ def begins_as_json(body: bytes) -> bool:
     return body.lstrip(_BLANKS)[:1] in (b"{", b"[")
 
 
-def _calls_tool(call: dict[str, Any]) -> bool:
+def _calls_tool(call: dict[str, object]) -> bool:
     # The first look is quick. A body may be a list of a million objects.
     return TOOL_CALL in call.values() and any(
         item == TOOL_CALL and key.casefold() == "method" for key, item in call.items()

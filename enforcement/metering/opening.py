@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.bound import KEPT_CONTEXT, NO_FIELDS, FieldRates, demands_of, parts_bound
 from enforcement.metering.charges import (
@@ -368,7 +368,7 @@ def _bound(
     return terms.with_prices(lambda price: price.times(demands.factor)), estimate
 
 
-def _refuse_dearer(other: Any, model: str, terms: ChargeTerms, estimate: Estimate) -> None:
+def _refuse_dearer(other: object, model: str, terms: ChargeTerms, estimate: Estimate) -> None:
     """Raise NoBound if the body of a request names a dearer model than its path, as some servers go by the body."""
     prices = [quote.price for quote in terms.quotes if quote and quote.price]
     if type(other) is str and any(answered_by(price, other, estimate) is not price for price in prices):

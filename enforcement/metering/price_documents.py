@@ -82,7 +82,7 @@ def parse_prices(text: str | bytes) -> Prices:
     return Prices(revision, *lists, _currency(value), _learned(value), _reported_costs(value))
 
 
-def price_to_json(price: Price) -> dict[str, Any]:
+def price_to_json(price: Price) -> dict[str, object]:
     """Return an entry of a document, as JSON values that :func:`parse_prices` reads back."""
     dates = {"from": price.from_us, "until": price.until_us}
     tiers = [{"above_input": above, **_rates_to_json(rates)} for above, rates in price.tiers]
@@ -112,7 +112,7 @@ def _price_text(price: Price) -> str:
     return json.dumps(price_to_json(price), separators=(",", ":"))
 
 
-def prices_to_json(prices: Prices) -> dict[str, Any]:
+def prices_to_json(prices: Prices) -> dict[str, object]:
     """Return a document as JSON values that :func:`parse_prices` reads back."""
     lists = {"overrides": prices.overrides, "prices": prices.prices}
     return {
@@ -125,7 +125,7 @@ def prices_to_json(prices: Prices) -> dict[str, Any]:
     }
 
 
-def parse_price(item: Mapping[str, Any]) -> Price:
+def parse_price(item: Mapping[str, object]) -> Price:
     """
     Return the price that one entry of a document describes.
 
@@ -152,7 +152,7 @@ def parse_price(item: Mapping[str, Any]) -> Price:
 def _prices(data: DocumentReader, name: str) -> tuple[Price, ...]:
     places: dict[tuple[str, int | None], int] = {}
 
-    def parse(item: Mapping[str, Any]) -> Price:
+    def parse(item: Mapping[str, object]) -> Price:
         price = parse_price(item)
         key = price.pattern, price.from_us
         if key in places:
@@ -163,7 +163,7 @@ def _prices(data: DocumentReader, name: str) -> tuple[Price, ...]:
     return tuple(_each(data, name, MAX_PRICES, parse))
 
 
-def _each(data: DocumentReader, name: str, most: int, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
+def _each(data: DocumentReader, name: str, most: int, parse: Callable[[Mapping[str, object]], T]) -> Iterator[T]:
     """Yield what *parse* makes of each object of a list, which may be missing. Errors name the list and the place."""
     for i, item in enumerate(data.items(name, most) if name in data.data else ()):
         if not isinstance(item, Mapping):
@@ -201,7 +201,7 @@ def _optional_rate(data: DocumentReader, name: str) -> int | None:
 def _tiers(data: DocumentReader) -> tuple[tuple[int, Rates], ...]:
     lower = 0
 
-    def parse(item: Mapping[str, Any]) -> tuple[int, Rates]:
+    def parse(item: Mapping[str, object]) -> tuple[int, Rates]:
         nonlocal lower
         tier = DocumentReader(item, {"above_input", "input", "output"}, optional=OPTIONAL_RATES, nested=True)
         lower = tier.integer("above_input", least=lower + 1)
@@ -210,7 +210,7 @@ def _tiers(data: DocumentReader) -> tuple[tuple[int, Rates], ...]:
     return tuple(_each(data, "tiers", MAX_TIERS, parse))
 
 
-def _instant(item: Mapping[str, Any], name: str) -> int | None:
+def _instant(item: Mapping[str, object], name: str) -> int | None:
     if name not in item:
         return None
     value = item[name]
@@ -225,7 +225,7 @@ def _instant(item: Mapping[str, Any], name: str) -> int | None:
     raise InvalidDocument(f"{name}: {rule}, got {shown(value)}")
 
 
-def _currency(value: Mapping[str, Any]) -> str:
+def _currency(value: Mapping[str, object]) -> str:
     if "currency" not in value:
         return ""
     currency = value["currency"]
@@ -234,7 +234,7 @@ def _currency(value: Mapping[str, Any]) -> str:
     return currency
 
 
-def _learned(value: Mapping[str, Any]) -> Learned:
+def _learned(value: Mapping[str, object]) -> Learned:
     if "learned" not in value:
         return NONE_LEARNED
     if not isinstance(value["learned"], Mapping):
@@ -266,13 +266,13 @@ def _named(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return result
 
 
-def learned_to_json(learned: Learned) -> dict[str, Any]:
+def learned_to_json(learned: Learned) -> dict[str, object]:
     """Return what was learned, as JSON values that :func:`parse_prices` reads back."""
     groups = {name: list(numbers) for name, numbers in learned.groups.items()}
     return {name: found for name, found in (("groups", groups), ("tools", dict(learned.tools))) if found}
 
 
-def _multipliers(item: Mapping[str, Any]) -> FrozenMapping[int]:
+def _multipliers(item: Mapping[str, object]) -> FrozenMapping[int]:
     if "multipliers" not in item:
         return NO_FACTORS
     found = item["multipliers"]
@@ -287,7 +287,7 @@ def _multipliers(item: Mapping[str, Any]) -> FrozenMapping[int]:
     return FrozenMapping(found)
 
 
-def _reported_costs(value: Mapping[str, Any]) -> frozenset[str]:
+def _reported_costs(value: Mapping[str, object]) -> frozenset[str]:
     hosts = value.get("reported_costs", [])
     if not isinstance(hosts, list) or len(hosts) > MAX_HOSTS:
         raise InvalidDocument(f"reported_costs: must be a list of at most {MAX_HOSTS} hosts, got {shown(hosts)}")

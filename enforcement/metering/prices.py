@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from enforcement.metering.amounts import DetailedUsage, UsageStep, input_of
 from enforcement.metering.amounts import TokenCounts as TokenCounts
@@ -332,7 +332,7 @@ class Prices:
         object.__setattr__(self, "_lists", (_Index(self.overrides), _Index(self.prices)))
         object.__setattr__(self, "_edges", tuple(sorted(edge for edge in dates if edge is not None)))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         values = self.revision, self.overrides, self.prices, self.currency, self.learned, self.reported_costs
         return type(self), values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.formats.text import as_object
 
@@ -45,7 +45,7 @@ def is_reasoning_model(model: str) -> bool:
     return _MODELS.search(model) is not None
 
 
-def asks_for_reasoning(body: Mapping[str, Any], depth: int = 3) -> bool:
+def asks_for_reasoning(body: Mapping[str, object], depth: int = 3) -> bool:
     """
     Return whether a request asks for reasoning, in the words of any provider.
 
@@ -74,7 +74,7 @@ class Reasoners:
     def __contains__(self, model: str) -> bool:
         return model in self._found
 
-    def saw(self, model: str, body: Callable[[], Mapping[str, Any]]) -> None:
+    def saw(self, model: str, body: Callable[[], Mapping[str, object]]) -> None:
         """
         Note that an answer has shown reasoning.
 
@@ -88,7 +88,7 @@ class Reasoners:
             self._found.add(model)
 
 
-def _is_on(value: Any) -> bool:
+def _is_on(value: object) -> bool:
     if type(value) is dict:
         return any(map(_is_on, value.values()))
     if type(value) is str:

@@ -141,7 +141,7 @@ class StreamReport:
         return ReportedUsage(self._format, model, usage, reader.hides_output or is_reasoning_model(model))
 
 
-def _object_of(value: object) -> dict[str, Any] | None:
+def _object_of(value: object) -> dict[str, object] | None:
     """Return the JSON object of a response or an event, or None if it is none."""
     if isinstance(value, Mapping):
         return dict(value)
@@ -156,7 +156,7 @@ def _object_of(value: object) -> dict[str, Any] | None:
     return body if type(body) is dict else None
 
 
-def _format_of(body: Mapping[str, Any]) -> str | None:
+def _format_of(body: Mapping[str, object]) -> str | None:
     """Return the format of a response or an event, by the fields that no other format has, or None."""
     result = _OBJECTS.get(str(body.get("object")))
     kind = body.get("type")
@@ -174,7 +174,7 @@ def _format_of(body: Mapping[str, Any]) -> str | None:
     return "openai-embeddings" if body.get("object") == "list" and "data" in body else None
 
 
-def _as_sent(body: dict[str, Any], name: str) -> dict[str, Any]:
+def _as_sent(body: dict[str, object], name: str) -> dict[str, object]:
     """Return an object with the names of the wire. Google's SDK also has them with underscores."""
     return _camel(body) if name == "gemini" and any("_" in key for key in body) else body
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from enforcement.metering import body as json_body
 from enforcement.metering.formats.anthropic import ask_message
@@ -44,7 +44,7 @@ FURTHER_MODELS: Final = frozenset(
 )
 """Fields by which routers between here and the provider take other models, if the first one fails or is slow."""
 
-_ASK: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
+_ASK: Final[Mapping[str, Callable[[dict[str, object]], Asked]]] = {
     "openai-chat": ask_chat,
     "openai-responses": ask_response,
     "openai-completions": ask_completion,
@@ -115,8 +115,8 @@ class Parsed(NamedTuple):
         growth: How many characters more its numbers have if the provider writes them without exponents.
     """
 
-    value: dict[str, Any]
-    media: list[tuple[str, Any]]
+    value: dict[str, object]
+    media: list[tuple[str, object]]
     has_marks: bool
     growth: int = 0
 
@@ -201,7 +201,7 @@ class MeteredRequest:
         value = as_object(json_body.parse(self.body).value)
         return asks_for_reasoning(value) or bool(self.produced(value))
 
-    def produced(self, value: Mapping[str, Any]) -> tuple[str, ...]:
+    def produced(self, value: Mapping[str, object]) -> tuple[str, ...]:
         """Return the classes of output that the request, of which this is the body, asks for beside text."""
         return produced_classes(self.format, value, self.attributes.get("model", ""))
 
@@ -233,7 +233,7 @@ class MeteredRequest:
         """Forget the body as it was read, which takes several times the memory of *body*."""
         self.parsed = None
 
-    def readable_bytes(self, value: dict[str, Any]) -> int:
+    def readable_bytes(self, value: dict[str, object]) -> int:
         """
         Return how many bytes a model may read of the body, of which this is the value, at most: all but the data of
         parts. Only a bound needs it.
@@ -345,7 +345,7 @@ def _is_utf8(content_type: str) -> bool:
     return len(found) == named and all(name.lower() in _LIKE_UTF8 for name in found)
 
 
-def _read_counting(route: Route, body: dict[str, Any], header: Header, data: bytes) -> MeteredRequest:
+def _read_counting(route: Route, body: dict[str, object], header: Header, data: bytes) -> MeteredRequest:
     """Return a request that only counts tokens. Some name no model."""
     name = model_name(body.get("model") if route.model is None else route.model)
     attributes = {"stream": "false", **({} if name is None else {"model": name})}
@@ -417,7 +417,7 @@ def _read_metered(
     )
 
 
-def _forbids_tools(body: dict[str, Any]) -> bool:
+def _forbids_tools(body: dict[str, object]) -> bool:
     choice = body.get("tool_choice")
     return choice == "none" or as_object(choice).get("type") == "none"
 
@@ -434,7 +434,7 @@ def _modifiers(target: str, format: str, header: Header) -> tuple[str, ...]:
     return tuple([f"{name}={value}" for name, value in found if value not in _USUAL])
 
 
-def _model(route: Route, body: dict[str, Any]) -> str:
+def _model(route: Route, body: dict[str, object]) -> str:
     name = model_name(body.get("model") if route.model is None else route.model)
     if name is None:
         raise UnreadableRequest("no_model")
@@ -443,14 +443,14 @@ def _model(route: Route, body: dict[str, Any]) -> str:
     return name
 
 
-def _refuse_others(route: Route, body: dict[str, Any], name: str) -> None:
+def _refuse_others(route: Route, body: dict[str, object], name: str) -> None:
     """Raise UnreadableRequest if another model than the one whose price is charged may answer."""
     lists = [body.get(key) or [] for key in FURTHER_MODELS]
     if "," in name or route.engine not in (None, name) or any(found not in ([], [name]) for found in lists):
         raise UnreadableRequest("batch")
 
 
-def _stream(body: dict[str, Any]) -> str:
+def _stream(body: dict[str, object]) -> str:
     options = body.get("stream_options")
     if options is not None and type(options) is not dict:
         raise UnreadableRequest("bad_stream")
@@ -460,15 +460,15 @@ def _stream(body: dict[str, Any]) -> str:
     return "true" if wanted else "false"
 
 
-def _add_session(attributes: dict[str, str], body: dict[str, Any], header: Header) -> None:
-    session: Any = header("sluicegate-session") or header("mcp-session-id")
+def _add_session(attributes: dict[str, str], body: dict[str, object], header: Header) -> None:
+    session: object = header("sluicegate-session") or header("mcp-session-id")
     if not session and "metadata" in body:
         session = as_object(body["metadata"]).get("session_id")
     if type(session) is str and 0 < len(session) <= MAX_SESSION_LENGTH and is_encodable(session):
         attributes["session"] = session
 
 
-def _add_tool(attributes: dict[str, str], body: dict[str, Any]) -> None:
+def _add_tool(attributes: dict[str, str], body: dict[str, object]) -> None:
     tool = as_object(body.get("params")).get("name") if body.get("method") == TOOL_CALL else None
     if type(tool) is str and is_encodable(tool):
         attributes["tool"] = tool
@@ -491,5 +491,5 @@ def _read_call(target: str, parsed: json_body.ParsedBody, header: Header, body: 
     return MeteredRequest(MCP, body, attributes)
 
 
-def _is_call(value: Any) -> bool:
+def _is_call(value: object) -> bool:
     return type(value) is dict and value.get("jsonrpc") == "2.0"

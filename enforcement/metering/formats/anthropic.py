@@ -47,7 +47,7 @@ _SAID: Final = ("text", "thinking", "partial_json", "name")
 _REASONING: Final = ("thinking", "redacted_thinking", "thinking_delta", "signature_delta")
 
 
-def ask_message(body: dict[str, Any]) -> Asked:
+def ask_message(body: dict[str, object]) -> Asked:
     """Return what a request for a message asks for."""
     asked = Asked(default_field="/max_tokens")
     asked.read_caps(body, "", "max_tokens")
@@ -68,7 +68,7 @@ def ask_message(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def _add_blocks(content: Content, value: Any) -> None:
+def _add_blocks(content: Content, value: object) -> None:
     """Count a string or an array of blocks, and the blocks inside the results of tools and documents."""
     waiting = [value]
     while waiting:
@@ -100,7 +100,7 @@ def _inner(content: Content, block: Any) -> Any:
     return None
 
 
-def _result(content: Content, result: dict[str, Any]) -> Any:
+def _result(content: Content, result: dict[str, object]) -> object:
     """Count a result that is an object: what a program printed, an error, or a block. Return the blocks in it."""
     if _is_block(result):
         return [result]
@@ -114,12 +114,12 @@ def _result(content: Content, result: dict[str, Any]) -> Any:
     return blocks
 
 
-def _is_block(value: Any) -> bool:
+def _is_block(value: object) -> bool:
     kind = as_object(value).get("type")
     return type(kind) is str and kind in _BLOCKS
 
 
-def _only_removes(management: Any) -> bool:
+def _only_removes(management: object) -> bool:
     """Return whether a request lets the provider do nothing with its messages but leave some of them out."""
     management = as_object(management)
     edits = management.get("edits")
@@ -130,13 +130,13 @@ def _only_removes(management: Any) -> bool:
     )
 
 
-def _add_citing(content: Content, block: dict[str, Any]) -> None:
+def _add_citing(content: Content, block: dict[str, object]) -> None:
     """Note that the provider says how to cite, if a document or a result of a search is to be cited."""
     if as_object(block.get("citations")).get("enabled"):
         content.added_tokens = PROMPT_TOKENS
 
 
-def _document(content: Content, block: dict[str, Any]) -> Any:
+def _document(content: Content, block: dict[str, object]) -> object:
     _add_citing(content, block)
     source = as_object(block.get("source"))
     kind = source.get("type")
@@ -158,11 +158,11 @@ class MessagesAnswer(AnswerReader):
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
-        self.steps: tuple[tuple[Any, UsageStep], ...] = ()
+        self.steps: tuple[tuple[object, UsageStep], ...] = ()
         self.has_delta = False
         self.has_stopped = False
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.take_model(body.get("model"))
         for block in objects_in(body.get("content")):
             self._read_block(block)
@@ -170,7 +170,7 @@ class MessagesAnswer(AnswerReader):
         self._take_usage(body.get("usage"))
         self.is_final = self.usage is not None
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         kind = event.get("type")
         if kind == "content_block_delta":
             self._read_block(event.get("delta"))
@@ -189,7 +189,7 @@ class MessagesAnswer(AnswerReader):
     def end(self) -> None:
         """Do nothing, since the end of the body is not the last word of this format."""
 
-    def _read_block(self, block: Any) -> None:
+    def _read_block(self, block: object) -> None:
         if type(block) is dict:
             kind = block.get("type")
             if kind == "server_tool_use" and block.get("name") == "web_search":
@@ -200,20 +200,20 @@ class MessagesAnswer(AnswerReader):
                 if name in block:
                     self.text_bytes += utf8_length(block[name])
 
-    def _read_start(self, message: dict[str, Any]) -> None:
+    def _read_start(self, message: dict[str, object]) -> None:
         self.take_model(message.get("model"))
         for block in objects_in(message.get("content")):
             self._read_block(block)
         self._take_usage(message.get("usage"))
 
-    def _read_delta(self, event: dict[str, Any]) -> None:
+    def _read_delta(self, event: dict[str, object]) -> None:
         self._take_searches(event.get("usage"))
         if self._take_usage(event.get("usage")):
             self.has_delta = True
         if as_object(event.get("delta")).get("stop_reason") is not None:
             self.has_stopped = True
 
-    def _take_usage(self, report: Any) -> bool:
+    def _take_usage(self, report: object) -> bool:
         """Merge a report into the counts, and return whether it was believed and had a count."""
         try:
             counts = _counts_of(report)
@@ -234,7 +234,7 @@ class MessagesAnswer(AnswerReader):
         beside = [step.usage for kind, step in self.steps if kind in (_COMPACTION, _ADVISOR)]
         return total_of([usage, *beside]).with_more({"steps": tuple(step for _, step in self.steps)})
 
-    def _take_rates(self, report: dict[str, Any]) -> None:
+    def _take_rates(self, report: dict[str, object]) -> None:
         """Note what the rates depend on, and tools that have other fees."""
         for name in _MODIFIERS:
             if name in report:
@@ -242,14 +242,14 @@ class MessagesAnswer(AnswerReader):
         if uses_in(report, "code_execution_requests"):
             self.other_rates = True
 
-    def _take_searches(self, report: Any) -> None:
+    def _take_searches(self, report: object) -> None:
         """Take the number of searches that have a fee. Those that failed were seen, and have none."""
         searches = searches_in(report)
         if searches is not None:
             self.calls = searches
 
 
-def _counts_of(report: Any) -> dict[str, int]:
+def _counts_of(report: object) -> dict[str, int]:
     if type(report) is not dict:
         return {}
     details_in(report, "output_tokens_details")
@@ -259,7 +259,7 @@ def _counts_of(report: Any) -> dict[str, int]:
     return {name: count for name, count in found.items() if count is not None}
 
 
-def _steps_in(report: dict[str, Any]) -> tuple[tuple[Any, UsageStep], ...] | None:
+def _steps_in(report: dict[str, object]) -> tuple[tuple[object, UsageStep], ...] | None:
     """
     Return the steps of an answer, each beside its type, because each has a tier of its own. Return none if there is
     only that of the message, and None if a report does not list them.
@@ -272,7 +272,7 @@ def _steps_in(report: dict[str, Any]) -> tuple[tuple[Any, UsageStep], ...] | Non
     return tuple((step.get("type"), _step(step)) for step in found)
 
 
-def _step(step: dict[str, Any]) -> UsageStep:
+def _step(step: dict[str, object]) -> UsageStep:
     usage = _usage_of({**_NO_COUNTS, **_counts_of(step)}) or Usage()
     return UsageStep(usage, model_name(step.get("model")), "advisor" if step.get("type") == _ADVISOR else "")
 

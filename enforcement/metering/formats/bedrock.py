@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.amounts import MAX_COUNT, Usage
 from enforcement.metering.formats.anthropic import MessagesAnswer, ask_message
@@ -50,7 +50,7 @@ _WHY: Final = ("stop_reason", "completionReason", "finish_reason", "embedding")
 _SAID: Final = ("outputText", "generation", "completion", "text")
 
 
-def ask_converse(body: dict[str, Any]) -> Asked:
+def ask_converse(body: dict[str, object]) -> Asked:
     """
     Return what a request to Converse asks for. Only ``maxTokens`` is a cap there. If it is missing, the greatest cap
     with another name is written under it, because the model may not know that name.
@@ -60,7 +60,7 @@ def ask_converse(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def ask_native(body: dict[str, Any]) -> Asked:
+def ask_native(body: dict[str, object]) -> Asked:
     """Return what a request to Invoke asks for in the format of Amazon's own models, which is like Converse."""
     asked = Asked(default_field="/inferenceConfig/maxTokens")
     _read_caps(asked, body, "inferenceConfig")
@@ -93,7 +93,7 @@ def ask_native(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def _read_caps(asked: Asked, body: dict[str, Any], name: str, parent: str = "") -> None:
+def _read_caps(asked: Asked, body: dict[str, object], name: str, parent: str = "") -> None:
     config = body.get(name)
     if config is None:
         return
@@ -102,7 +102,7 @@ def _read_caps(asked: Asked, body: dict[str, Any], name: str, parent: str = "") 
     asked.read_caps(config, f"{parent}/{name}", *_CAPS)
 
 
-def _add_block(content: Content, block: dict[str, Any]) -> None:
+def _add_block(content: Content, block: dict[str, object]) -> None:
     """Count what a block says. It has one field that says what it is."""
     for name, value in block.items():
         inner = as_object(value)
@@ -129,13 +129,13 @@ def _add_block(content: Content, block: dict[str, Any]) -> None:
             content.add_part("other", block)
 
 
-def _add_citing(content: Content, cited: dict[str, Any]) -> None:
+def _add_citing(content: Content, cited: dict[str, object]) -> None:
     """Note that the provider says how to cite, if a document or a result of a search is to be cited."""
     if as_object(cited.get("citations")).get("enabled"):
         content.added_tokens = PROMPT_TOKENS
 
 
-def _add_media(content: Content, kind: str, media: dict[str, Any]) -> None:
+def _add_media(content: Content, kind: str, media: dict[str, object]) -> None:
     source = as_object(media.get("source"))
     _add_citing(content, media)
     content.add_text(media.get("name"))
@@ -148,12 +148,12 @@ def _add_media(content: Content, kind: str, media: dict[str, Any]) -> None:
         content.add_part(kind, media)
 
 
-def ask_invoke(body: dict[str, Any]) -> Asked:
+def ask_invoke(body: dict[str, object]) -> Asked:
     """Return what a request to Invoke asks for, in the format of its model."""
     return _ASK_INVOKE[invoke_format(body)](body)
 
 
-def invoke_format(body: dict[str, Any]) -> str:
+def invoke_format(body: dict[str, object]) -> str:
     """
     Return the format that a request to Invoke has: ``bedrock-titan`` and ``bedrock-prompt`` for models with one prompt,
     or the name of an API with the same format.
@@ -170,23 +170,23 @@ def invoke_format(body: dict[str, Any]) -> str:
     return "bedrock-prompt" if type(body.get("prompt")) is str else "bedrock-embeddings"
 
 
-def _has(body: dict[str, Any], names: Iterable[str]) -> bool:
+def _has(body: dict[str, object], names: Iterable[str]) -> bool:
     """Return whether a request has one of these fields. A null is as good as none."""
     return any(body.get(name) is not None for name in names)
 
 
-def _ask_chat(body: dict[str, Any]) -> Asked:
+def _ask_chat(body: dict[str, object]) -> Asked:
     asked = ask_chat(body)
     asked.default_field = "/max_tokens"
     return asked
 
 
-def _has_untyped_blocks(messages: list[Any]) -> bool:
+def _has_untyped_blocks(messages: list[object]) -> bool:
     blocks = [block for message in objects_in(messages) for block in objects_in(message.get("content"))]
     return any("type" not in block for block in blocks)
 
 
-def _ask_titan(body: dict[str, Any]) -> Asked:
+def _ask_titan(body: dict[str, object]) -> Asked:
     asked = Asked(default_field="/textGenerationConfig/maxTokenCount")
     asked.content.add_text(body["inputText"])
     config = body.get("textGenerationConfig")
@@ -198,7 +198,7 @@ def _ask_titan(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def _ask_prompt(body: dict[str, Any]) -> Asked:
+def _ask_prompt(body: dict[str, object]) -> Asked:
     asked = Asked()
     asked.read_caps(body, "", *_PROMPT_CAPS)
     asked.refuse_no_cap()
@@ -210,7 +210,7 @@ def _ask_prompt(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def ask_bedrock_embedding(body: dict[str, Any]) -> Asked:
+def ask_bedrock_embedding(body: dict[str, object]) -> Asked:
     """Return what a request to Invoke for embeddings asks for. Nothing is generated."""
     asked, content = Asked(cap=0), Asked().content
     asked.content = content
@@ -230,7 +230,7 @@ def ask_bedrock_embedding(body: dict[str, Any]) -> Asked:
     return asked
 
 
-_ASK_INVOKE: Final[Mapping[str, Callable[[dict[str, Any]], Asked]]] = {
+_ASK_INVOKE: Final[Mapping[str, Callable[[dict[str, object]], Asked]]] = {
     "anthropic-messages": ask_message,
     "bedrock-converse": ask_native,
     "bedrock-embeddings": ask_bedrock_embedding,
@@ -246,12 +246,12 @@ class ConverseAnswer(AnswerReader):
 
     frames = True
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         for block in objects_in(as_object(as_object(body.get("output")).get("message")).get("content")):
             self._read_block(block)
         self._take_end(body)
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         for name, value in event.items():
             inner = as_object(value)
             if name == "contentBlockDelta":
@@ -264,7 +264,7 @@ class ConverseAnswer(AnswerReader):
     def end(self) -> None:
         """Do nothing, since the last event has the last word."""
 
-    def _read_block(self, block: dict[str, Any]) -> None:
+    def _read_block(self, block: dict[str, object]) -> None:
         for name, value in block.items():
             if name == "text":
                 self.text_bytes += utf8_length(value)
@@ -273,7 +273,7 @@ class ConverseAnswer(AnswerReader):
                 self.text_bytes += sum(length_within(inner.get(one)) for one in ("name", "input", "text"))
                 self.text_bytes += utf8_length(as_object(inner.get("reasoningText")).get("text"))
 
-    def _take_end(self, end: dict[str, Any]) -> None:
+    def _take_end(self, end: dict[str, object]) -> None:
         self.take_modifier("service_tier", as_object(end.get("serviceTier")).get("type"))
         self.take_modifier("latency", as_object(end.get("performanceConfig")).get("latency"))
         if as_object(end.get("trace")).get("guardrail"):
@@ -285,7 +285,7 @@ class ConverseAnswer(AnswerReader):
             self.is_final = report.get("outputTokens") is not None
 
 
-def _converse_usage(report: dict[str, Any]) -> Usage | None:
+def _converse_usage(report: dict[str, object]) -> Usage | None:
     try:
         fresh, output = whole_count_in(report, "inputTokens"), whole_count_in(report, "outputTokens")
         read = whole_count_in(report, "cacheReadInputTokens", "cacheReadInputTokenCount") or 0
@@ -307,11 +307,11 @@ class PromptAnswer(AnswerReader):
         self._input: int | None = None
         self._output: int | None = None
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.has_finished = True
         self.read_event(body)
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         results = [event, *objects_in(event.get("results")), *objects_in(event.get("outputs"))]
         for one in results:
             self.text_bytes += sum(utf8_length(one.get(name)) for name in _SAID)
@@ -357,7 +357,7 @@ class InvokeAnswer(AnswerReader):
         if fresh is not None:
             self._head = Usage(fresh, read or 0, written or 0, output or 0)
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         inner = self._reader_for(body)
         inner.read_body(body)
         if body.get("amazon-bedrock-trace"):
@@ -366,7 +366,7 @@ class InvokeAnswer(AnswerReader):
         if not self.is_final and self._head is not None and self.take_usage(self._head):
             self.is_final = True
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         inner = self._reader_for(event)
         inner.read_event(event)
         if "amazon-bedrock-guardrailAction" in event:
@@ -382,7 +382,7 @@ class InvokeAnswer(AnswerReader):
             self._inner.end()
             self._take(self._inner)
 
-    def _reader_for(self, value: dict[str, Any]) -> AnswerReader:
+    def _reader_for(self, value: dict[str, object]) -> AnswerReader:
         if self._inner is None:
             self._inner = _reader_of(value)()
         return self._inner
@@ -409,7 +409,7 @@ class InvokeAnswer(AnswerReader):
             self.is_final = inner.is_final
 
 
-def _reader_of(value: dict[str, Any]) -> Callable[[], AnswerReader]:
+def _reader_of(value: dict[str, object]) -> Callable[[], AnswerReader]:
     kind = value.get("type")
     if type(kind) is str and kind.startswith(("message", "content_block")):
         return MessagesAnswer
@@ -420,7 +420,7 @@ def _reader_of(value: dict[str, Any]) -> Callable[[], AnswerReader]:
     return CohereAnswer if value.keys() & {"response_id", "generation_id", "event_type"} else PromptAnswer
 
 
-def _metrics_usage(metrics: dict[str, Any]) -> Usage | None:
+def _metrics_usage(metrics: dict[str, object]) -> Usage | None:
     return _converse_usage(
         {
             "inputTokens": metrics.get("inputTokenCount"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.amounts import Usage
 from enforcement.metering.formats.openai import add_call
@@ -20,7 +20,7 @@ _OTHER_UNITS: Final = ("search_units", "classifications")
 _UNITS: Final = ("input_tokens", "output_tokens", "image_tokens")
 
 
-def ask_cohere_chat(body: dict[str, Any]) -> Asked:
+def ask_cohere_chat(body: dict[str, object]) -> Asked:
     """Return what a request for a chat of version 1 asks for. Another provider has the same path for messages."""
     if type(body.get("message")) is not str:
         raise UnreadableRequest("format")
@@ -44,7 +44,7 @@ def ask_cohere_chat(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def ask_cohere_messages(body: dict[str, Any]) -> Asked:
+def ask_cohere_messages(body: dict[str, object]) -> Asked:
     """Return what a request for a chat of version 2 asks for."""
     asked = Asked(default_field="/max_tokens")
     asked.read_caps(body, "", "max_tokens")
@@ -64,7 +64,7 @@ def ask_cohere_messages(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def ask_cohere_embedding(body: dict[str, Any]) -> Asked:
+def ask_cohere_embedding(body: dict[str, object]) -> Asked:
     """Return what a request for embeddings asks for. Nothing is generated."""
     asked = Asked(cap=0)
     content = asked.content
@@ -85,12 +85,12 @@ class CohereAnswer(AnswerReader):
 
     lines = True
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.text_bytes += utf8_length(body.get("text")) + length_within(body.get("tool_calls"))
         self._read_message(as_object(body.get("message")))
         self._take_units(body)
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         response, delta = event.get("response"), event.get("delta")
         if type(response) is dict:
             self._take_units(response)
@@ -109,7 +109,7 @@ class CohereAnswer(AnswerReader):
     def end(self) -> None:
         self.end_running()
 
-    def _read_message(self, message: dict[str, Any]) -> None:
+    def _read_message(self, message: dict[str, object]) -> None:
         content, calls = message.get("content"), message.get("tool_calls")
         for part in objects_in(content) if type(content) is list else [as_object(content)]:
             self.text_bytes += utf8_length(part.get("text")) + utf8_length(part.get("thinking"))
@@ -118,7 +118,7 @@ class CohereAnswer(AnswerReader):
             called = as_object(call.get("function"))
             self.text_bytes += utf8_length(called.get("name")) + utf8_length(called.get("arguments"))
 
-    def _take_units(self, answer: dict[str, Any], *, is_last: bool = True) -> None:
+    def _take_units(self, answer: dict[str, object], *, is_last: bool = True) -> None:
         report = answer.get("usage", answer.get("meta"))
         units = as_object(report).get("billed_units")
         if type(units) is dict:
@@ -127,7 +127,7 @@ class CohereAnswer(AnswerReader):
                 self.is_final = self.is_final or is_last
 
 
-def _usage_of(units: dict[str, Any]) -> Usage | None:
+def _usage_of(units: dict[str, object]) -> Usage | None:
     try:
         found = [count_in(units, name) for name in _UNITS]
     except NotBelieved:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.amounts import Usage
 from enforcement.metering.formats.anthropic import MessagesAnswer
@@ -21,19 +21,19 @@ _GENERATING: Final = (ChatAnswer, MessagesAnswer, GeminiAnswer, ConverseAnswer, 
 class CountAnswer(AnswerReader):
     """An answer to such a call. Nothing was used, unless it reports usage: then it was no count."""
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.usage, self.is_final = self.usage or Usage(), True
         for one in (body, as_object(body.get("message")), as_object(body.get("response"))):
             if not _REPORTS.isdisjoint(one):
                 self._read_report(one)
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         self.read_body(event)
 
     def end(self) -> None:
         self.read_body({})
 
-    def _read_report(self, body: dict[str, Any]) -> None:
+    def _read_report(self, body: dict[str, object]) -> None:
         for kind in _GENERATING:
             reader = kind()
             reader.read_body(body)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.formats.bedrock import invoke_format
 
@@ -38,7 +38,7 @@ class Fields:
 _HOLDERS: Final = frozenset((list, dict))
 
 
-def unlisted(value: dict[str, Any], fields: Fields) -> list[str]:
+def unlisted(value: dict[str, object], fields: Fields) -> list[str]:
     """
     Return the way to each field of a request that is not listed, such as ``messages.note``.
 
@@ -49,7 +49,7 @@ def unlisted(value: dict[str, Any], fields: Fields) -> list[str]:
         fields: What its format lists.
     """
     result: list[str] = []
-    waiting: list[tuple[Any, Fields, str]] = [(value, fields, "")]
+    waiting: list[tuple[object, Fields, str]] = [(value, fields, "")]
     for item, listed, way in waiting:
         names, nested = listed.names, listed.nested
         for one in item if type(item) is list else (item,):
@@ -294,7 +294,7 @@ GEMINI_EMBEDDING: Final = _google(
 )
 
 
-def fields_of(format: str, body: dict[str, Any]) -> Fields:
+def fields_of(format: str, body: dict[str, object]) -> Fields:
     """Return the fields that the format of a request lists. Bedrock's Invoke takes the format of each model."""
     return LISTED[invoke_format(body) if format == "bedrock-invoke" else format]
 

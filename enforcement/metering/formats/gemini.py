@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from enforcement.metering.amounts import Usage
@@ -65,7 +65,7 @@ _VIDEOS: Final = re.compile("youtu[.]?be", re.IGNORECASE)  # whose addresses are
 _VERSION: Final = re.compile(r"gemini-(\d{1,3})\b", re.ASCII)
 
 
-def ask_gemini(body: dict[str, Any]) -> Asked:
+def ask_gemini(body: dict[str, object]) -> Asked:
     """Return what a request for content asks for. REST takes each name also with underscores."""
     asked = Asked()
     _refuse_both(body, "generationConfig", "generation_config")
@@ -114,7 +114,7 @@ def _changes_answer(name: str, value: str) -> bool:
     return plain in ("fields", "callback") or (plain != name and plain not in _PLAIN_DOLLARS)
 
 
-def _read_config(asked: Asked, config: Any, parent: str) -> None:
+def _read_config(asked: Asked, config: object, parent: str) -> None:
     if type(config) is not dict:
         raise UnreadableRequest("bad_cap")  # no cap could be read from it or written into it
     asked.read_caps(config, f"/{parent}", "maxOutputTokens", "max_output_tokens")
@@ -126,14 +126,14 @@ def _read_config(asked: Asked, config: Any, parent: str) -> None:
             asked.content.added_tokens = PROMPT_TOKENS
 
 
-def add_parts(content: Content, turn: dict[str, Any]) -> None:
+def add_parts(content: Content, turn: dict[str, object]) -> None:
     """Count the parts of one turn of a conversation."""
     for part in objects_of(turn.get("parts")):
         for name, value in part.items():
             _add_field(content, name, value)
 
 
-def _add_field(content: Content, name: str, value: Any) -> None:
+def _add_field(content: Content, name: str, value: object) -> None:
     """Count what one field of a part says. A part has one such field, beside remarks."""
     if name == "text":
         content.add_text(value)
@@ -157,7 +157,7 @@ def _add_field(content: Content, name: str, value: Any) -> None:
         content.add_part("other", value)
 
 
-def _kind_of(data: dict[str, Any]) -> str:
+def _kind_of(data: dict[str, object]) -> str:
     """Return the kind of a file by its type of media. Without one it may be a video, say, by its address."""
     _refuse_both(data, "mimeType", "mime_type")
     if any(_VIDEOS.search(unquote(str(data.get(name)))) for name in ("fileUri", "file_uri")):
@@ -169,7 +169,7 @@ def _kind_of(data: dict[str, Any]) -> str:
     return "file" if kind in ("text", "application") and rest and not _MAY_MOVE.match(rest) else "other"
 
 
-def _refuse_both(value: dict[str, Any], camel: str, snake: str) -> None:
+def _refuse_both(value: dict[str, object], camel: str, snake: str) -> None:
     """Raise UnreadableRequest if an object has both spellings of a name, of which a server takes one."""
     if camel in value and snake in value:
         raise UnreadableRequest(DUPLICATE_KEY)
@@ -182,11 +182,11 @@ class GeminiAnswer(AnswerReader):
         super().__init__()
         self._queries: set[str] = set()
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.read_event(body)
         self.is_final = self.usage is not None
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         self.take_model(event.get("modelVersion"))
         candidates = objects_in(event.get("candidates"))
         for candidate in candidates:
@@ -210,7 +210,7 @@ class GeminiAnswer(AnswerReader):
                 # If there are several candidates, the first may be complete long before the last.
                 self.is_final = self.has_finished and not self.has_failed and self.answers == 1
 
-    def _read_grounding(self, grounding: dict[str, Any]) -> None:
+    def _read_grounding(self, grounding: dict[str, object]) -> None:
         """Count searches of the web. Empty queries and those that were asked before have no fee."""
         queries = as_list(grounding.get("webSearchQueries"))
         self._queries |= {query for query in queries if type(query) is str and query.strip()}
@@ -224,7 +224,7 @@ class GeminiAnswer(AnswerReader):
         self.end_running()
 
 
-def _length_of(part: dict[str, Any]) -> int:
+def _length_of(part: dict[str, object]) -> int:
     said = utf8_length(part.get("text"))
     if len(part) == 1 and "text" in part:
         return said
@@ -234,14 +234,14 @@ def _length_of(part: dict[str, Any]) -> int:
     return said + utf8_length(as_object(part.get("codeExecutionResult")).get("output"))
 
 
-def _is_text(details: Any) -> bool:
+def _is_text(details: object) -> bool:
     """Return whether details by modality are missing or name nothing but text, as in most answers."""
     return details is None or (
         type(details) is list and all(type(detail) is dict and detail.get("modality") == "TEXT" for detail in details)
     )
 
 
-def usage_of(report: dict[str, Any]) -> Usage | None:
+def usage_of(report: dict[str, object]) -> Usage | None:
     """Return the usage that a report says, or None if it says none or is not believed."""
     try:
         found = [count_in(report, name) for name in _COUNTS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.formats.openai import usage_of
 from enforcement.metering.formats.reading import AnswerReader, Asked
@@ -12,7 +12,7 @@ IMAGE_TOKENS: Final = 16_384
 """More tokens than an image has, by the tables that the provider publishes. A request has no cap."""
 
 
-def ask_image(body: dict[str, Any]) -> Asked:
+def ask_image(body: dict[str, object]) -> Asked:
     """Return what a request for images asks for."""
     asked = Asked(cap=IMAGE_TOKENS)
     asked.read_choices(body, "n")
@@ -24,7 +24,7 @@ def ask_image(body: dict[str, Any]) -> Asked:
 class ImagesAnswer(AnswerReader):
     """An answer with images. That of models which are priced by the image reports no usage."""
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.take_model(body.get("model"))
         report = body.get("usage")
         usage = usage_of(report, "input_tokens", "output_tokens")
@@ -35,7 +35,7 @@ class ImagesAnswer(AnswerReader):
         if self.take_usage(usage):
             self.is_final = True
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         if str(event.get("type")).endswith(".completed"):
             self.read_body(event)
 

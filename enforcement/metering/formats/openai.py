@@ -35,7 +35,7 @@ _BY_GOOGLE: Final = "gemini"
 _SAID: Final = ("content", "refusal", *_REASONING)
 
 
-def ask_chat(body: dict[str, Any]) -> Asked:
+def ask_chat(body: dict[str, object]) -> Asked:
     """Return what a request for a chat completion asks for."""
     # xAI answers a deferred request at once, and is asked for the completion later.
     asked = Asked(default_field="/max_completion_tokens", is_background=body.get("deferred") not in (None, False))
@@ -66,7 +66,7 @@ def ask_chat(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def _add_message(content: Content, message: dict[str, Any]) -> None:
+def _add_message(content: Content, message: dict[str, object]) -> None:
     said = message.get("content")
     if type(said) is str and said.isascii():  # as nearly always
         content.text_bytes += len(said)
@@ -85,7 +85,7 @@ def _add_message(content: Content, message: dict[str, Any]) -> None:
         content.keeps_context = True  # the sound of an earlier answer, by its id
 
 
-def add_call(content: Content, call: dict[str, Any]) -> None:
+def add_call(content: Content, call: dict[str, object]) -> None:
     """Count the name and the arguments of a call of a tool, which are text or a JSON value."""
     if call:
         content.add_text(call.get("name"))
@@ -93,7 +93,7 @@ def add_call(content: Content, call: dict[str, Any]) -> None:
         content.add_within(call.get("input"))
 
 
-def ask_completion(body: dict[str, Any]) -> Asked:
+def ask_completion(body: dict[str, object]) -> Asked:
     """Return what a request for legacy completions asks for. Each prompt of a list is answered *n* times."""
     asked = Asked(default_field="/max_tokens")
     asked.read_caps(body, "", "max_tokens")
@@ -107,7 +107,7 @@ def ask_completion(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def ask_embedding(body: dict[str, Any]) -> Asked:
+def ask_embedding(body: dict[str, object]) -> Asked:
     """Return what a request for embeddings asks for. Nothing is generated."""
     asked, given = Asked(cap=0), body.get("input")
     asked.content.add_tokens_or_text(given)
@@ -117,7 +117,7 @@ def ask_embedding(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def _add_embedded(content: Content, item: dict[str, Any]) -> None:
+def _add_embedded(content: Content, item: dict[str, object]) -> None:
     """Count an object in the place of a text, which may be a picture or a file."""
     if item.keys() <= _TEXT:
         content.add_text(item.get("text"))
@@ -127,7 +127,7 @@ def _add_embedded(content: Content, item: dict[str, Any]) -> None:
         content.add_part("image" if item.keys() <= _PICTURE else "other", item)
 
 
-def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
+def usage_of(report: object, input_name: str, output_name: str) -> Usage | None:
     """
     Return the usage that a report of OpenAI's formats says.
 
@@ -151,7 +151,7 @@ def usage_of(report: Any, input_name: str, output_name: str) -> Usage | None:
         return None
 
 
-def _split(report: Mapping[str, Any], input_name: str, output_name: str, total: int, output: int) -> Usage:
+def _split(report: Mapping[str, object], input_name: str, output_name: str, total: int, output: int) -> Usage:
     read, generated = details_in(report, f"{input_name}_details"), details_in(report, f"{output_name}_details")
     if not read and not generated:
         return Usage(total, 0, 0, output)
@@ -173,7 +173,7 @@ def _split(report: Mapping[str, Any], input_name: str, output_name: str, total: 
     return usage_with(more, fresh.left, cached, written, said.left)
 
 
-def _beyond(report: Mapping[str, Any], counted: int) -> int:
+def _beyond(report: Mapping[str, object], counted: int) -> int:
     """Return how many tokens the total of a report has beyond those that are counted."""
     total = report.get("total_tokens")
     return max(0, total - counted) if type(total) is int and total <= MAX_COUNT else 0
@@ -182,11 +182,11 @@ def _beyond(report: Mapping[str, Any], counted: int) -> int:
 class CompletionsAnswer(AnswerReader):
     """An answer with legacy completions."""
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.read_event(body)
         self.is_final = self.usage is not None
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         self.take_model(event.get("model"))
         if "service_tier" in event:
             self.take_modifier("service_tier", event["service_tier"])
@@ -204,13 +204,13 @@ class CompletionsAnswer(AnswerReader):
                 self.other_rates = True  # of several models, and of tools
             self._take_usage(report, is_last)
 
-    def read_choices(self, choices: Any) -> None:
+    def read_choices(self, choices: object) -> None:
         """Count the text of all choices of a body or an event, and note whether one is complete."""
         for choice in objects_in(choices):
             self.read_finish(choice)
             self.text_bytes += utf8_length(choice.get("text"))
 
-    def read_finish(self, choice: dict[str, Any]) -> None:
+    def read_finish(self, choice: dict[str, object]) -> None:
         """Note whether a choice is complete, or ends in an error."""
         reason = choice.get("finish_reason")
         if reason is not None:
@@ -234,7 +234,7 @@ class CompletionsAnswer(AnswerReader):
             self.is_final = self.is_final or is_last
             self.has_failed = False  # what is reported with an error or after it includes all that came before
 
-    def usage_in(self, report: Any) -> Usage | None:
+    def usage_in(self, report: object) -> Usage | None:
         """Return what a report says, or None if it is missing or not believed."""
         return usage_of(report, "prompt_tokens", "completion_tokens")
 
@@ -245,7 +245,7 @@ class CompletionsAnswer(AnswerReader):
 class ChatAnswer(CompletionsAnswer):
     """An answer with chat completions."""
 
-    def read_choices(self, choices: Any) -> None:
+    def read_choices(self, choices: object) -> None:
         if type(choices) is not list:
             return
         for choice in choices:
@@ -258,7 +258,7 @@ class ChatAnswer(CompletionsAnswer):
                 if message:
                     self._read_message(message)
 
-    def _read_message(self, message: Any) -> None:
+    def _read_message(self, message: object) -> None:
         if type(message) is not dict:
             return
         total = 0
@@ -275,12 +275,12 @@ class ChatAnswer(CompletionsAnswer):
         self.text_bytes += total
 
 
-def _is_citation(annotation: dict[str, Any]) -> bool:
+def _is_citation(annotation: dict[str, object]) -> bool:
     """Return whether an annotation shows that the model has searched the web, which a chat says in no other way."""
     return annotation.get("type") == "url_citation"
 
 
-def _length_of_call(name: str, value: Any) -> int:
+def _length_of_call(name: str, value: object) -> int:
     if name == "tool_calls":
         calls = objects_in(value)
         return sum(_called(call.get("function")) + _called(call.get("custom")) for call in calls)
@@ -291,17 +291,17 @@ def _length_of_call(name: str, value: Any) -> int:
     return 0
 
 
-def _called(call: Any) -> int:
+def _called(call: object) -> int:
     return sum(utf8_length(as_object(call).get(name)) for name in ("name", "arguments", "input"))
 
 
 class EmbeddingsAnswer(CompletionsAnswer):
     """An answer with embeddings, which has no output."""
 
-    def read_choices(self, choices: Any) -> None:
+    def read_choices(self, choices: object) -> None:
         """Do nothing, since no text is generated."""
 
-    def usage_in(self, report: Any) -> Usage | None:
+    def usage_in(self, report: object) -> Usage | None:
         if type(report) is not dict:
             return None
         try:

@@ -67,7 +67,7 @@ class Asked:
     is_background: bool = False
     tool_models: Mapping[str, str] = field(default_factory=dict)
 
-    def read_caps(self, body: Mapping[str, Any], parent: str, *names: str) -> None:
+    def read_caps(self, body: Mapping[str, object], parent: str, *names: str) -> None:
         """
         Take the greatest of the caps that a request has under several names.
 
@@ -89,7 +89,7 @@ class Asked:
         if self.cap == 0:
             self.content.has_no_bound(NO_CAP)
 
-    def read_choices(self, body: Mapping[str, Any], *names: str) -> None:
+    def read_choices(self, body: Mapping[str, object], *names: str) -> None:
         """Take the greatest number of answers that a request asks for under several names, or raise as above."""
         for name in names:
             value = body.get(name)
@@ -97,13 +97,13 @@ class Asked:
                 self.n = max(self.n, _whole_number(value, 1, MAX_CHOICES, "bad_n"))
 
 
-def _whole_number(value: Any, least: int, greatest: int, reason: str) -> int:
+def _whole_number(value: object, least: int, greatest: int, reason: str) -> int:
     if type(value) is not int or not least <= value <= greatest:
         raise UnreadableRequest(reason)
     return value
 
 
-def count_in(report: Mapping[str, Any], name: str) -> int | None:
+def count_in(report: Mapping[str, object], name: str) -> int | None:
     """Return one count of a report, or None if it is missing or null. Raise NotBelieved if it is no count."""
     value = report.get(name)
     if value is None:
@@ -113,7 +113,7 @@ def count_in(report: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
+def details_in(report: Mapping[str, object], name: str) -> dict[str, object]:
     """Return the details of a report; an empty object if they are missing or null. Raise NotBelieved for others."""
     details = report.get(name)
     if details is None:
@@ -123,19 +123,19 @@ def details_in(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     return details
 
 
-def searches_in(report: Any) -> int | None:
+def searches_in(report: object) -> int | None:
     """Return the searches of the web with a fee, as Anthropic reports them, or None if a report does not say."""
     return uses_in(report, "web_search_requests")
 
 
-def uses_in(report: Any, name: str) -> int | None:
+def uses_in(report: object, name: str) -> int | None:
     """Return the uses of a tool of the provider that a report says under ``server_tool_use``, or None."""
     used = report.get("server_tool_use") if type(report) is dict else None
     uses = used.get(name) if type(used) is dict else None
     return uses if type(uses) is int and 0 <= uses <= MAX_COUNT else None
 
 
-def whole_count_in(report: Mapping[str, Any], *names: str) -> int | None:
+def whole_count_in(report: Mapping[str, object], *names: str) -> int | None:
     """Return the first count of a report that is there, as above. Some providers write 28 as 28.0."""
     for name in names:
         value = report.get(name)
@@ -146,7 +146,7 @@ def whole_count_in(report: Mapping[str, Any], *names: str) -> int | None:
     return None
 
 
-def by_modality(details: Any, kind: str = "modality", count: str = "tokenCount") -> dict[str, int]:
+def by_modality(details: object, kind: str = "modality", count: str = "tokenCount") -> dict[str, int]:
     """Return the tokens of each modality, in lower case, that a list of details says. Other values are ignored."""
     result: dict[str, int] = {}
     for one in objects_in(details):
@@ -248,11 +248,11 @@ class AnswerReader:
             header: Return the value of the field with a name in lower case, or None.
         """
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         """Read an answer that is one JSON object."""
         raise NotImplementedError
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         """Read one event of a stream."""
         raise NotImplementedError
 
@@ -287,7 +287,7 @@ class AnswerReader:
         self.usage, self.counted_bytes = usage, self.text_bytes
         return True
 
-    def take_modifier(self, name: str, value: Any) -> None:
+    def take_modifier(self, name: str, value: object) -> None:
         """
         Take the last value of what the rates depend on, such as ``service_tier``. A value that is no name is ignored.
         """
@@ -299,7 +299,7 @@ class AnswerReader:
         if others:
             self.more[MODIFIERS] = tuple(others)
 
-    def take_cost(self, report: Any) -> None:
+    def take_cost(self, report: object) -> None:
         """Take the cost that a report says, in the currency of the provider."""
         if type(report) is dict and report.get("cost") is not None:
             cost = _cost_of(report)
@@ -308,7 +308,7 @@ class AnswerReader:
             else:
                 self.more["cost"] = cost
 
-    def take_model(self, value: Any) -> None:
+    def take_model(self, value: object) -> None:
         """Take the name of the model. A value that is no name is ignored."""
         # Almost every event repeats the name.
         if value is not None and value != self.model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from enforcement.metering.amounts import UsageStep, total_of
 from enforcement.metering.formats.openai import add_call, usage_of
@@ -43,7 +43,7 @@ _SAID_BY: Final = {
 _READ: Final = frozenset((*_USED, "tools", "content", "summary", "arguments", "input", "output", "encrypted_content"))
 
 
-def ask_response(body: dict[str, Any]) -> Asked:
+def ask_response(body: dict[str, object]) -> Asked:
     """Return what a request for a response asks for."""
     # A lenient server may take 1 or "true" for true.
     goes_on = body.get("background") not in (None, False)
@@ -67,7 +67,7 @@ def ask_response(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def ask_compaction(body: dict[str, Any]) -> Asked:
+def ask_compaction(body: dict[str, object]) -> Asked:
     """Return what a request to compact a conversation asks for. It takes no cap."""
     asked = ask_response(body)
     asked.default_field = None
@@ -75,7 +75,7 @@ def ask_compaction(body: dict[str, Any]) -> Asked:
     return asked
 
 
-def _tool_models(tools: Any) -> dict[str, str]:
+def _tool_models(tools: object) -> dict[str, str]:
     """Return the model that makes images, by its tool, if the request has that tool."""
     for tool in objects_in(tools):
         if tool.get("type") == IMAGE_TOOL:
@@ -83,7 +83,7 @@ def _tool_models(tools: Any) -> dict[str, str]:
     return {}
 
 
-def _add_item(content: Content, item: dict[str, Any]) -> None:
+def _add_item(content: Content, item: dict[str, object]) -> None:
     """Count a message, a call of a tool, its result, or reasoning of an earlier turn."""
     kind = item.get("type")
     if type(kind) is str and kind in PART_TYPES:
@@ -102,7 +102,7 @@ def _add_item(content: Content, item: dict[str, Any]) -> None:
             _add_call(content, item)
 
 
-def _is_kept(item: dict[str, Any]) -> bool:
+def _is_kept(item: dict[str, object]) -> bool:
     """Return whether the provider has what an item stands for, and finds it by the id."""
     if not item.get("id"):
         return False
@@ -113,7 +113,7 @@ def _is_kept(item: dict[str, Any]) -> bool:
     return said is not None and not any(item.get(name) for name in said)
 
 
-def _add_call(content: Content, item: dict[str, Any]) -> None:
+def _add_call(content: Content, item: dict[str, object]) -> None:
     add_call(content, item)
     for name in _USED:
         content.add_within(item.get(name))
@@ -140,14 +140,14 @@ class ResponsesAnswer(AnswerReader):
         self._uses: list[_Use] = []
         self._has_images = False
 
-    def read_body(self, body: dict[str, Any]) -> None:
+    def read_body(self, body: dict[str, object]) -> None:
         self.take_model(body.get("model"))
         for item in objects_in(body.get("output")):
             self.text_bytes += _length_of(item)
         if body.get("status") not in _UNDER_WAY:
             self._take_last(body)
 
-    def read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, object]) -> None:
         kind = event.get("type")
         if type(kind) is not str:
             return
@@ -176,7 +176,7 @@ class ResponsesAnswer(AnswerReader):
                 self.more[name] = count
         self._has_images = self._has_images or f"{IMAGE_TOOL}_call" in kinds
 
-    def _take_last(self, response: dict[str, Any]) -> None:
+    def _take_last(self, response: dict[str, object]) -> None:
         self.take_modifier("service_tier", response.get("service_tier"))
         self._take_uses(list(map(_use_of, objects_in(response.get("output")))))
         self.take_cost(response.get("usage"))
@@ -194,19 +194,19 @@ class ResponsesAnswer(AnswerReader):
         """Do nothing, since only three events have the last word."""
 
 
-def _image_model(response: dict[str, Any]) -> str | None:
+def _image_model(response: dict[str, object]) -> str | None:
     """Return the model of the tool that makes images, if the response names it."""
     tools = objects_in(response.get("tools"))
     return next((model_name(tool.get("model")) for tool in tools if tool.get("type") == IMAGE_TOOL), None)
 
 
-def _use_of(item: dict[str, Any]) -> _Use:
+def _use_of(item: dict[str, object]) -> _Use:
     kind = item.get("type")
     searches = as_object(item.get("action")).get("type", "search") == "search"
     return _Use(str(kind), str(kind) in _FEES and searches, str(item.get("container_id")))
 
 
-def _length_of(item: dict[str, Any]) -> int:
+def _length_of(item: dict[str, object]) -> int:
     """Return the bytes of texts, refusals, summaries, names and arguments of one output."""
     parts = objects_in(item.get("content")) + objects_in(item.get("summary"))
     said = sum(utf8_length(part.get("text")) + utf8_length(part.get("refusal")) for part in parts)

@@ -88,14 +88,14 @@ PART_TYPES: Final = frozenset((*_TEXTS, *_KINDS))
 """Types of parts whose kind is known."""
 
 
-def utf8_length(text: Any) -> int:
+def utf8_length(text: object) -> int:
     """Return the bytes of a string in UTF-8, with 3 for half of a surrogate pair. Any other value has 0."""
     if type(text) is not str:
         return 0
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def length_within(value: Any) -> int:
+def length_within(value: object) -> int:
     """Return the bytes of all strings inside a JSON value, including the keys of its objects."""
     total, waiting = 0, [value]
     while waiting:
@@ -110,7 +110,7 @@ def length_within(value: Any) -> int:
     return total
 
 
-def growth_within(value: Any) -> int:
+def growth_within(value: object) -> int:
     """
     Return by how many bytes the strings inside a JSON value grow at most if a tokenizer brings them into a normal form
     of Unicode first, as those of Claude, Qwen and Cohere do. A single character may become 18.
@@ -138,22 +138,22 @@ def as_object(value: Any) -> dict[str, Any]:
     return value if type(value) is dict else {}
 
 
-def as_list(value: Any) -> list[Any]:
+def as_list(value: object) -> list[object]:
     """Return a JSON array itself. Return an empty one for any other value."""
     return value if type(value) is list else []
 
 
-def objects_in(value: Any) -> list[dict[str, Any]]:
+def objects_in(value: object) -> list[dict[str, object]]:
     """Return the objects of a JSON array. Its other elements, and any other value, are left out."""
     return [item for item in value if type(item) is dict] if type(value) is list else []
 
 
-def objects_of(value: Any) -> list[dict[str, Any]]:
+def objects_of(value: object) -> list[dict[str, object]]:
     """Return the same, and an object that stands in the place of an array, as Google's APIs take it."""
     return [value] if type(value) is dict else objects_in(value)
 
 
-def model_name(value: Any) -> str | None:
+def model_name(value: object) -> str | None:
     """Return the name of a model: a string of 1 to 256 characters that UTF-8 can express. Else return None."""
     if type(value) is not str or not 0 < len(value) <= MAX_MODEL_LENGTH:
         return None
@@ -169,7 +169,7 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def _media_length(part: Any) -> int:
+def _media_length(part: object) -> int:
     """Return the bytes of the strings in a part that are its data or their address."""
     total, waiting = 0, [part]
     while waiting:
@@ -182,7 +182,7 @@ def _media_length(part: Any) -> int:
     return total
 
 
-def _encoded_text(part: Any) -> tuple[str, int]:
+def _encoded_text(part: object) -> tuple[str, int]:
     """
     Return the base64 of a plain text that a part has as a file, or an empty string, and how many bytes a tokenizer may
     read beyond those that are encoded.
@@ -254,23 +254,23 @@ class Content:
     def __init__(self) -> None:
         self.text_bytes = 0
         self.parts: dict[str, int] = {}
-        self.media: list[tuple[str, Any]] = []
+        self.media: list[tuple[str, object]] = []
         self.keeps_context = False
         self.media_bytes = self.added_tokens = self.tools = 0
         self.own_tools: Mapping[str, int] = NO_TOOLS
         self.unbounded = ""
 
-    def add_text(self, value: Any) -> None:
+    def add_text(self, value: object) -> None:
         """Count a string. Any other value counts nothing."""
         if type(value) is str:
             self.text_bytes += len(value) if value.isascii() else utf8_length(value)
 
-    def add_within(self, value: Any) -> None:
+    def add_within(self, value: object) -> None:
         """Count all strings inside a JSON value, including keys."""
         if value:
             self.text_bytes += length_within(value)
 
-    def add_part(self, kind: str, part: Any) -> None:
+    def add_part(self, kind: str, part: object) -> None:
         """Count one part that is no text, or the text of a file that has nothing else."""
         encoded, growth = _encoded_text(part) if kind == "file" else ("", 0)
         if encoded:
@@ -282,13 +282,13 @@ class Content:
         self.media.append((kind, part))
         self.media_bytes += _media_length(part)
 
-    def add_schema(self, value: Any) -> None:
+    def add_schema(self, value: object) -> None:
         """Count the definition of an answer or of tools, and what the provider says about it by itself."""
         if value:
             self.text_bytes += length_within(value)
             self.added_tokens = PROMPT_TOKENS
 
-    def add_tools(self, tools: Any, *plain: str) -> None:
+    def add_tools(self, tools: object, *plain: str) -> None:
         """
         Count the definitions of tools.
 
@@ -305,12 +305,12 @@ class Content:
                 self.add_own_tool(kind, tool.get("max_uses"))
                 self.has_no_bound(f"the provider may run the tool {shown(kind)}, whose results the model reads")
 
-    def add_own_tool(self, kind: Any, uses: Any = None) -> None:
+    def add_own_tool(self, kind: object, uses: object = None) -> None:
         """Note a tool that the provider runs, and how often it may do so."""
         if type(kind) is str:
             self.own_tools = {**self.own_tools, kind: uses if type(uses) is int and uses > 0 else 0}
 
-    def add_searches(self, body: dict[str, Any], *names: str) -> None:
+    def add_searches(self, body: dict[str, object], *names: str) -> None:
         """Note that the provider may look for more to read, if the request has one of these fields."""
         for name in names:
             if body.get(name):
@@ -320,7 +320,7 @@ class Content:
         """Note why the model may read more than the request says."""
         self.unbounded = self.unbounded or why
 
-    def add_blocks(self, value: Any) -> None:
+    def add_blocks(self, value: object) -> None:
         """Count a string, or an array of parts with a type each."""
         if type(value) is str:
             self.add_text(value)
@@ -328,7 +328,7 @@ class Content:
             for block in value:
                 self.add_block(block)
 
-    def add_block(self, block: Any) -> None:
+    def add_block(self, block: object) -> None:
         """Count one part: its text, or one of its kind. A part of unknown type is of the kind ``other``."""
         if type(block) is not dict:
             self.add_text(block)
@@ -346,7 +346,7 @@ class Content:
             if name is not None:
                 self.add_part(name, block)
 
-    def add_tokens_or_text(self, value: Any) -> None:
+    def add_tokens_or_text(self, value: object) -> None:
         """Count a string, an array of strings, of token ids, or of arrays of token ids."""
         if type(value) is str:
             self.add_text(value)

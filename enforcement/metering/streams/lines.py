@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from enforcement.metering.streams.meter import object_in
 
@@ -35,7 +35,7 @@ class BodyReader:
         """Return no bytes, since none are held back."""
         return b""
 
-    def value(self) -> dict[str, Any] | None:
+    def value(self) -> dict[str, object] | None:
         """Return the JSON object of the body, or None if it is none or was too long."""
         return None if self._is_long else object_in(self._body)
 

@@ -52,7 +52,7 @@ class EventMeter:
         self._hides = hides
         self._shapes_left = _SHAPES
         self._model: str | None = None  # which events of this shape name
-        self._modifiers: Any = None  # what the rates depended on when it was learned
+        self._modifiers: object = None  # what the rates depended on when it was learned
         self.count = 0
         self.shape: Shape | None = None
         self.chunk_shape: Shape | None = None
@@ -99,7 +99,7 @@ class EventMeter:
         self.catch_up()
         self._read_so_far.done()
 
-    def object_in(self, data: bytes) -> dict[str, Any] | None:
+    def object_in(self, data: bytes) -> dict[str, object] | None:
         """Return the event that data say, or None if they say none."""
         return object_in(data)
 
@@ -143,7 +143,7 @@ class _DeltaMeter(EventMeter):
 
     __slots__ = ()
 
-    def object_in(self, data: bytes) -> dict[str, Any] | None:
+    def object_in(self, data: bytes) -> dict[str, object] | None:
         event = object_in(data)
         return None if event is None else {_DELTA: event}
 
@@ -281,7 +281,7 @@ _SCAN: Final = json.JSONDecoder(parse_constant=_refuse).scan_once  # type: ignor
 _BLANKS: Final = " \t\r\n"
 
 
-def object_in(data: bytes | bytearray) -> dict[str, Any] | None:
+def object_in(data: bytes | bytearray) -> dict[str, object] | None:
     """Return the JSON object of an event or a body, or None if it is none or is nested too deeply."""
     text = data.decode("utf-8", "replace")
     if not text.startswith("{"):
