@@ -42,7 +42,7 @@ class Timing:
     def of_calls(self, call: Call) -> Call:
         """Return a function that calls *call* and records how long that took."""
 
-        def timed(*args: Any) -> Any:
+        def timed(*args: object) -> object:
             began = perf_counter()
             try:
                 return call(*args)
@@ -54,7 +54,7 @@ class Timing:
     def of_awaited_calls(self, call: Call) -> Call:
         """Return a coroutine function that awaits *call* and records how long its reply took."""
 
-        async def timed(*args: Any) -> Any:
+        async def timed(*args: object) -> object:
             began = perf_counter()
             try:
                 return await call(*args)

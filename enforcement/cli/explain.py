@@ -199,7 +199,7 @@ def _now_us(client: Redis) -> int:
     return time_reply_us(client.time())
 
 
-def _as_json(explanation: PrintedExplanation) -> dict[str, Any]:
+def _as_json(explanation: PrintedExplanation) -> dict[str, object]:
     token, project = explanation.token, explanation.project
     return {
         "verdict": explanation.verdict,

@@ -158,7 +158,7 @@ class _Node:
     """A node of the tree of descriptors, with the entries that lead to it."""
 
     path: tuple[_Step, ...]
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
     below: tuple[_Node, ...]
 
     @property
@@ -166,7 +166,7 @@ class _Node:
         return " > ".join(step.shown for step in self.path)
 
     @property
-    def rule(self) -> Mapping[str, Any] | None:
+    def rule(self) -> Mapping[str, object] | None:
         """The limit of the node, or None if it has none."""
         rule = self.fields.get("rate_limit")
         if rule is not None and not isinstance(rule, Mapping):
@@ -315,7 +315,7 @@ def _is_unlimited(node: _Node) -> bool:
     return _boolean(node.where, node.rule or {}, "unlimited")
 
 
-def _quota(node: _Node) -> Any:
+def _quota(node: _Node) -> object:
     return integer((node.rule or {}).get("requests_per_unit", 0))
 
 
@@ -324,7 +324,7 @@ def _seconds(node: _Node) -> int | None:
     return UNIT_SECONDS.get(str((node.rule or {}).get("unit", "")).lower())
 
 
-def _boolean(where: str, fields: Mapping[str, Any], name: str) -> bool:
+def _boolean(where: str, fields: Mapping[str, object], name: str) -> bool:
     value = boolean(fields.get(name))
     if value is None:
         raise InvalidRules(f"{where}: {name} must be true or false.")
@@ -343,7 +343,7 @@ def exactly(value: str) -> AttributeRule:
     return (value,) if set(value) & set("*?[") else value
 
 
-def described(policies: Iterable[Converted]) -> Iterator[dict[str, Any]]:
+def described(policies: Iterable[Converted]) -> Iterator[dict[str, object]]:
     """Yield each policy in the form that REST takes."""
     for policy in policies:
         limits = [limit.to_json() for limit in policy.limits]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
@@ -43,7 +43,7 @@ def _name(key: yaml.Node) -> str:
     return key.value if isinstance(key, yaml.ScalarNode) else str(id(key))
 
 
-def documents(text: str) -> Iterator[Any]:
+def documents(text: str) -> Iterator[object]:
     """
     Yield each document of a YAML stream.
 
@@ -57,7 +57,7 @@ def documents(text: str) -> Iterator[Any]:
         raise ValueError("must not be nested as deeply.") from None
 
 
-def integer(value: object) -> Any:
+def integer(value: object) -> object:
     """Return the integer that a scalar is, or the value itself if it is none."""
     return int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
 

@@ -138,7 +138,7 @@ def reservations(client: Redis, keys: Keys) -> Iterator[Finding]:
     yield Finding("reservations", "warning", f"{value}, the oldest since {_instant(str(min(since)))}", advice)
 
 
-def _report(row: Mapping[str, Any]) -> InstanceReport:
+def _report(row: Mapping[str, object]) -> InstanceReport:
     """Return what is judged of a heartbeat, which anybody may have written. Members that make no sense are left out."""
     revision, state, problems = row.get("revision"), row.get("state"), row.get("problems")
     return InstanceReport(
@@ -151,7 +151,7 @@ def _report(row: Mapping[str, Any]) -> InstanceReport:
     )
 
 
-def _reported(row: Mapping[str, Any], member: str, size: int) -> Iterator[list[str]]:
+def _reported(row: Mapping[str, object], member: str, size: int) -> Iterator[list[str]]:
     """Yield the limits in a member of a heartbeat, each as *size* strings of which the first is the project."""
     limits = row.get(member)
     for name in limits if isinstance(limits, list) else ():
@@ -174,7 +174,7 @@ def _limits(found: Iterable[Judgement]) -> Iterator[Finding]:
             yield Finding(it.kind, it.level, f"{it.limit} {it.text}, which {where} cannot enforce", it.advice)
 
 
-def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+def _unreported(live: Iterable[Mapping[str, object]]) -> Iterator[Finding]:
     """Yield a finding on settlements of metered requests that are in no usage row, if there are any."""
     found = {str(row.get("id")): row.get("metered_dropped") for row in live}
     counts = {ident: count for ident, count in found.items() if type(count) is int and count > 0}
@@ -187,7 +187,7 @@ def _unreported(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
         yield Finding("metered usage", "warning", f"{sum(counts.values())} settlements dropped at {where}", advice)
 
 
-def _crowded(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+def _crowded(live: Iterable[Mapping[str, object]]) -> Iterator[Finding]:
     """Yield a finding on requests that proxies refused because others had the places, if there are any."""
     counts: dict[str, int] = {}
     for row in live:
@@ -210,7 +210,7 @@ _SHARES: Final = {
 }
 
 
-def _kept(client: Redis, key: str) -> Mapping[str, Any]:
+def _kept(client: Redis, key: str) -> Mapping[str, object]:
     """Return what the control plane has kept there of instances that may have ended, in the form of one heartbeat."""
     try:
         text = client.get(key)
@@ -220,7 +220,7 @@ def _kept(client: Redis, key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _fields(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+def _fields(live: Iterable[Mapping[str, object]]) -> Iterator[Finding]:
     """Yield a finding on the fields of requests that a bound has refused, and on those that it would refuse."""
     for kind, advice in _FIELDS.items():
         counts: dict[str, int] = {}
@@ -235,7 +235,7 @@ def _fields(live: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             yield Finding("fields", "warning" if kind == "refused" else "ok", f"{_SAID[kind]}: {shown}", advice)
 
 
-def _broken(live: Iterable[Mapping[str, Any]], kept: Mapping[str, Any]) -> Iterator[Finding]:
+def _broken(live: Iterable[Mapping[str, object]], kept: Mapping[str, object]) -> Iterator[Finding]:
     """
     Yield a finding on the models of which answers used more than a bound had reserved, if there are any.
 
@@ -260,7 +260,7 @@ def _broken(live: Iterable[Mapping[str, Any]], kept: Mapping[str, Any]) -> Itera
         )
 
 
-def _broken_of(row: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def _broken_of(row: Mapping[str, object]) -> Iterator[tuple[str, int]]:
     """Yield models with a format and the number of requests that used more than their bound."""
     rows = row.get("broken")
     for one in rows if isinstance(rows, list) else ():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from secrets import token_hex
 from statistics import quantiles
-from typing import Any, Final
+from typing import Final
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
@@ -115,7 +115,7 @@ def round_trips(client: Redis, keys: Keys, budget: float) -> Iterator[Finding]:
         yield Finding("round trip", "ok", value)
 
 
-def _second_process(task: dict[str, str]) -> dict[str, Any]:
+def _second_process(task: dict[str, str]) -> dict[str, object]:
     """
     Charge the counter from a second process, and return as a dictionary the numbers that it reports, or an error.
 
@@ -130,7 +130,7 @@ def _second_process(task: dict[str, str]) -> dict[str, Any]:
         return {"error": f"The second process did not end within {CHILD_SECONDS:g} s."}
     if done.returncode:
         return {"error": f"The second process failed: {done.stderr.strip().rpartition(chr(10))[2][:200]}"}
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, object] = json.loads(done.stdout)
     return result
 
 

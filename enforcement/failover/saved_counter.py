@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from enforcement.model.algorithms import Counter, FixedWindow, RollingWindow, SlidingLog, SlidingWindow, TokenBucket
 
@@ -34,7 +34,7 @@ class SavedCounter(NamedTuple):
 
     key: str
     letter: str
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
     now: int
 
     @staticmethod
@@ -66,7 +66,7 @@ class SavedCounter(NamedTuple):
             raise ValueError("a log must have instants and one total more, and another counter no lists")
         return cls(key, letter, tuple(values), now)
 
-    def to_json(self) -> list[Any]:
+    def to_json(self) -> list[object]:
         """Return the counter as a list for JSON, in which None stands for infinity."""
         return [self.key, self.letter, [None if item == math.inf else item for item in self.values], self.now]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from enforcement.http.asgi import READ_BODY, Receive, Scope
 from enforcement.http.messages import PlainResponse
@@ -38,7 +38,7 @@ async def as_json_rpc(scope: Scope, receive: Receive, answer: PlainResponse) -> 
     if id is None:
         return answer
     try:
-        data: dict[str, Any] = json.loads(answer.body)
+        data: dict[str, object] = json.loads(answer.body)
     except ValueError:
         data = {}
     message = _message(data) or answer.phrase
@@ -49,7 +49,7 @@ async def as_json_rpc(scope: Scope, receive: Receive, answer: PlainResponse) -> 
     return PlainResponse(answer.status, (*fields, *others), content)
 
 
-def _message(data: dict[str, Any]) -> str:
+def _message(data: dict[str, object]) -> str:
     """Return the sentence of a body for people, whichever shape it has."""
     error = data.get("error", data)
     found = error.get("message") or error.get("detail") or error.get("title") if isinstance(error, dict) else ""

@@ -227,7 +227,7 @@ def parse_policy(text: str | bytes) -> Policy:
         raise InvalidDocument(f"metering {exc}") from exc
 
 
-def parse_project(source: str | bytes | Mapping[str, Any]) -> ProjectDocument:
+def parse_project(source: str | bytes | Mapping[str, object]) -> ProjectDocument:
     """
     Return the project that a document describes, which may lack the cap and the anonymous policy. Raises
     InvalidDocument.
@@ -248,7 +248,7 @@ def parse_project(source: str | bytes | Mapping[str, Any]) -> ProjectDocument:
     )
 
 
-def parse_token(source: str | bytes | Mapping[str, Any]) -> TokenDocument:
+def parse_token(source: str | bytes | Mapping[str, object]) -> TokenDocument:
     """
     Return the token that a document describes. Labels and suspension are optional. Raises InvalidDocument.
 

@@ -37,7 +37,7 @@ Words = Callable[[Any, Record, Money], str]
 
 IN_THE_AMOUNT: Final = ("quota", "unit", "window_seconds", "calendar")
 """The fields in an amount. That of slots leaves out how long they live."""
-EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
 """The values in a record of a field that is not set."""
 REQUIRED: Final = object()
 """In place of a default."""
@@ -61,7 +61,7 @@ class Is:
     """A condition on another field of the limit, which has one of some values. None stands for a field left out."""
 
     field: str
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
     def holds(self, limit: Record) -> bool:
         """Return whether a limit, of which fields may be left out, meets the condition."""
@@ -120,10 +120,10 @@ class Field:
     is_beside: bool = False
     form_label: str = ""
     typed: str = ""
-    example: Any = None
+    example: object = None
 
     @property
-    def default(self) -> Any:
+    def default(self) -> object:
         """The value of a field that is left out, as in JSON, or :data:`REQUIRED`. A part has an empty one."""
         if self.name == "name":
             return REQUIRED  # in code, a limit without a name is named after its rate
@@ -141,7 +141,7 @@ class Field:
         """Whether null is the same as leaving the field out."""
         return self.default is None
 
-    def value_in(self, limit: Record) -> Any:
+    def value_in(self, limit: Record) -> object:
         """Return the value in a record of a limit, or the default."""
         value = limit.get(self.name)
         return self.default if value is None or (value == "" and self.is_nullable) else value
@@ -226,7 +226,7 @@ def words_of(path: Sequence[str], value: Any, limit: Record, money: Money) -> st
     return found.in_words({**limit, path[0]: value}, money)
 
 
-def flat(limit: Record, *, defaults: bool) -> dict[Path, Any]:
+def flat(limit: Record, *, defaults: bool) -> dict[Path, object]:
     """
     Return the values in a record of a limit by their paths, those of attributes and weights one by one.
 
@@ -234,7 +234,7 @@ def flat(limit: Record, *, defaults: bool) -> dict[Path, Any]:
         defaults: Also return the fields that the record leaves out.
     """
     left_out = {field.name: field.value_in(limit) for field in FIELDS} if defaults else {}
-    result: dict[Path, Any] = {}
+    result: dict[Path, object] = {}
     for name, value in {**left_out, **limit}.items():
         parts: dict[Path, Any] = {(name,): value}
         if name in ("match", "weights"):
@@ -264,7 +264,7 @@ def changes_in_words(before: Record, after: Record, money: Money) -> Iterator[tu
         yield label_of(path, after), *(words if words[0] != words[1] else map(str, values))
 
 
-def pattern(value: Any) -> str:
+def pattern(value: str | Sequence[str] | None) -> str:
     """Return the rule for an attribute in words, such as ``one of "a", "b"``."""
     if value is None:
         return "anything"
@@ -273,35 +273,35 @@ def pattern(value: Any) -> str:
     return "one of " + ", ".join(f'"{one}"' for one in value)
 
 
-def _permits(value: Any, limit: Record, money: Money) -> str:
+def _permits(value: int, limit: Record, money: Money) -> str:
     return money(value) if limit.get("unit") == MONEY else f"{value:,} {unit_of(limit, value)}"
 
 
-def _quota(value: Any, limit: Record, money: Money) -> str:
+def _quota(value: int, limit: Record, money: Money) -> str:
     return _permits(value, limit, money) if value else "0: every request denied"
 
 
-def _burst(value: Any, limit: Record, money: Money) -> str:
+def _burst(value: int | None, limit: Record, money: Money) -> str:
     if value is not None:
         return _permits(value, limit, money)
     quota = limit.get("quota", 0)
     return f"same as the quota ({money(quota) if limit.get('unit') == MONEY else f'{quota:,}'})"
 
 
-def _rollover(value: Any, limit: Record, money: Money) -> str:
+def _rollover(value: int | None, limit: Record, money: Money) -> str:
     if value is None:
         return "nothing"
     return f"up to {money(value) if limit.get('unit') == MONEY else f'{value:,} unused {unit_of(limit, value)}'}"
 
 
-def _unit(value: Any, _limit: Record, money: Money) -> str:
+def _unit(value: object, _limit: Record, money: Money) -> str:
     if value != MONEY:
         return str(value).replace("_", " ")
     currency = money(0).removeprefix("0.00").strip()
     return f"money ({currency})" if currency else "money"
 
 
-def _anchor(value: Any, limit: Record, _money: Money) -> str:
+def _anchor(value: object, limit: Record, _money: Money) -> str:
     calendar, value = limit.get("calendar"), str(value or "")
     if calendar == "day":
         return f"at {value}" if value else "at midnight"
@@ -315,24 +315,24 @@ def _anchor(value: Any, limit: Record, _money: Money) -> str:
     return value or "with the calendar"
 
 
-def _partition(value: Any, _limit: Record, _money: Money) -> str:
+def _partition(value: Sequence[str], _limit: Record, _money: Money) -> str:
     return " and ".join(["token or project", *map(attribute, value)])
 
 
-def _any_of(value: Any, _limit: Record, _money: Money) -> str:
+def _any_of(value: Sequence[str], _limit: Record, _money: Money) -> str:
     return " or ".join(value) if value else "any"
 
 
-def _attributes(value: Any, _limit: Record, _money: Money) -> str:
+def _attributes(value: Mapping[str, str | Sequence[str]] | None, _limit: Record, _money: Money) -> str:
     return " and ".join(f"{attribute(name)} is {pattern(rule)}" for name, rule in (value or {}).items()) or "any"
 
 
-def _match(value: Any, limit: Record, money: Money) -> str:
+def _match(value: Record, limit: Record, money: Money) -> str:
     given = [(part.label, part.words(value[part.name], limit, money)) for part in _MATCH if value.get(part.name)]
     return ", ".join(f"{label.lower()} {words}" for label, words in given) or "every request"
 
 
-def _responses(value: Any, _limit: Record, _money: Money) -> str:
+def _responses(value: Sequence[str], _limit: Record, _money: Money) -> str:
     return f"{' and '.join(value)} only" if value else "all, charged at once"
 
 
@@ -340,26 +340,26 @@ def _weight(value: int) -> str:
     return f"{value / FULL_WEIGHT:g}"
 
 
-def _weights(value: Any, _limit: Record, _money: Money) -> str:
+def _weights(value: Mapping[str, int], _limit: Record, _money: Money) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_weight(number)}" for name, number in value.items()) or "1 each"
 
 
-def _unpriced(value: Any, limit: Record, money: Money) -> str:
+def _unpriced(value: object, limit: Record, money: Money) -> str:
     if isinstance(value, Mapping):
         return f"charged as {value.get(CHARGE_AS, '')}"
     return _chosen("unpriced")(value, limit, money)
 
 
-def _window(value: Any, _limit: Record, _money: Money) -> str:
+def _window(value: int | None, _limit: Record, _money: Money) -> str:
     return "none" if value is None else duration(value)
 
 
-def _text(value: Any, _limit: Record, _money: Money) -> str:
+def _text(value: object, _limit: Record, _money: Money) -> str:
     return str(value)
 
 
 def _chosen(name: str) -> Words:
-    def words(value: Any, _limit: Record, _money: Money) -> str:
+    def words(value: str | None, _limit: Record, _money: Money) -> str:
         choices = BY_NAME[name].choices or {}
         if value is None:
             return "none"
@@ -372,11 +372,11 @@ def _one_of(values: Sequence[str]) -> Schema:
     return {"type": "string", "enum": list(values)}
 
 
-def _list(pattern: str, **rules: Any) -> Schema:
+def _list(pattern: str, **rules: object) -> Schema:
     return {"type": "array", "items": {"type": "string", "pattern": pattern}, **rules}
 
 
-def closed(properties: Mapping[str, Any], *required: str) -> Schema:
+def closed(properties: Mapping[str, object], *required: str) -> Schema:
     """Return the schema of an object that has no other names."""
     schema: Schema = {"type": "object", "additionalProperties": False, "properties": dict(properties)}
     return {**schema, "required": list(required)} if required else schema

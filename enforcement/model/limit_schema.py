@@ -7,7 +7,7 @@ It is made from the table of the fields. The OpenAPI document and the schema of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from enforcement.model.limit_fields import BY_NAME, FIELDS, REQUIRED, Field, Is, Schema, closed, weights_of
 from enforcement.model.metered import TOKEN_UNITS
@@ -84,7 +84,7 @@ def _default_only(field: Field) -> Schema:
 def _anchors(rest: bool) -> Iterator[Schema]:
     """Yield the form of the anchor in each calendar that has one."""
     for calendar, (pattern, most) in _INTEGERS.items():
-        anchor: dict[str, Any] = {"type": ["integer", "null"], "minimum": 1, "maximum": most}
+        anchor: dict[str, object] = {"type": ["integer", "null"], "minimum": 1, "maximum": most}
         if not rest:
             anchor |= {"type": ["integer", "string", "null"], "pattern": f"^$|^0*{pattern}$"}
         yield _if("calendar", calendar, {"anchor": anchor})

@@ -284,7 +284,7 @@ class Limit:
 
     def to_json(self) -> dict[str, Any]:
         """Return the limit as JSON values for :meth:`from_json`, without the fields that have their default."""
-        data: dict[str, Any] = {"name": self.name, "algorithm": self.algorithm, "quota": self.quota}
+        data: dict[str, object] = {"name": self.name, "algorithm": self.algorithm, "quota": self.quota}
         for spec in fields(self):
             value = getattr(self, spec.name)
             if spec.name in data or value == _default(spec):

@@ -13,7 +13,7 @@ from dataclasses import InitVar, dataclass, field
 from fnmatch import translate
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from enforcement.model.checks import shown
 from enforcement.model.metered import FrozenMapping
@@ -112,7 +112,7 @@ class Match:
     def __hash__(self) -> int:
         return hash((self.methods, self.path, tuple(self.attributes.items())))
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
         return type(self), (self.methods, self.path, dict(self.attributes), True)
 
     def names(self) -> Iterator[str]:
@@ -154,7 +154,7 @@ class Match:
         rules = [(name, rule) for name, rule in self.attributes.items() if is_label(name)]
         return all(name in labels and _tester(rule)(labels[name]) for name, rule in rules)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the rules as JSON values, without those that are empty."""
         rules = {name: list(rule) if isinstance(rule, tuple) else rule for name, rule in self.attributes.items()}
         parts = {"methods": list(self.methods), "path": self.path, "attributes": rules}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from enforcement.model.checks import integer_rule, is_integer, shown
 from enforcement.model.instants import DAY_SECONDS
@@ -143,7 +143,7 @@ class Metering:
         parts = _integers("part_tokens", self.part_tokens, PARTS, MAX_PART_TOKENS)
         object.__setattr__(self, "part_tokens", parts)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """
         Return the rules as JSON values for :meth:`from_json`, without the fields that have their default.
 

@@ -39,7 +39,7 @@ def loads(text: str | bytes, *, max_length: int | None = None, fractions: bool =
     return _decode(text, constant, fraction)
 
 
-def loads_object(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> dict[str, Any]:
+def loads_object(text: str | bytes, *, max_length: int | None = None, fractions: bool = False) -> dict[str, object]:
     """Return the dictionary of a JSON text that must be an object. Arguments and errors are those of :func:`loads`."""
     value = loads(text, max_length=max_length, fractions=fractions)
     if not isinstance(value, dict):
@@ -47,7 +47,7 @@ def loads_object(text: str | bytes, *, max_length: int | None = None, fractions:
     return value
 
 
-def loads_canonical(text: str, *, max_length: int | None = None) -> dict[str, Any]:
+def loads_canonical(text: str, *, max_length: int | None = None) -> dict[str, object]:
     """
     Return the value of a JSON object as :func:`dumps` writes it, as a dictionary.
 
@@ -60,12 +60,12 @@ def loads_canonical(text: str, *, max_length: int | None = None) -> dict[str, An
     return value
 
 
-def dumps(value: Any) -> str:
+def dumps(value: object) -> str:
     """Return a value as canonical JSON, which has sorted fields, no blanks and only ASCII characters."""
     return _CANONICAL.encode(value)
 
 
-def check_strings(value: Any, depth: int = 1) -> None:
+def check_strings(value: object, depth: int = 1) -> None:
     """
     Raise InvalidJSON for a value that is nested too deeply, or has a string that other programs cannot store.
 
@@ -89,7 +89,7 @@ def check_strings(value: Any, depth: int = 1) -> None:
             check_strings(item, depth + 1)
 
 
-def _decode(text: str | bytes, constant: Callable[[str], Any], fraction: Callable[[str], Any]) -> Any:
+def _decode(text: str | bytes, constant: Callable[[str], object], fraction: Callable[[str], object]) -> object:
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=constant, parse_float=fraction)
     except InvalidJSON:
@@ -104,7 +104,7 @@ def _decode(text: str | bytes, constant: Callable[[str], Any], fraction: Callabl
         raise InvalidJSON("must be JSON: has a number with too many digits") from exc
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) < len(pairs):
         # Each name is looked at once, because whoever sends 100,000 of them may send one twice.

@@ -182,7 +182,7 @@ class BoundLimit:
         fits_us = start_after(end_us, idle, limit.calendar or "", limit.time_zone, limit.anchor)
         return fits_us - now_us if fits_us - end_us < carried_us(limit) else NEVER
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> dict[str, object]:
         """Return the dictionary of this limit in :meth:`~enforcement.plan.decision.Decision.explain`."""
         labels = {"labels": dict(self.labels)} if self.labels else {}
         return {
@@ -197,7 +197,7 @@ class BoundLimit:
             **labels,
         }
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, object]:
         """Return what the record of a reservation has of this limit, as JSON values."""
         row = {"key": self.key, "scope": self.scope, "policy_id": self.policy_id, "policy": self.policy_slug}
         if self.partitions is not None:

@@ -31,7 +31,7 @@ MAX_SDK_WAIT_MS: Final = 60_000
 """The longest wait for which an SDK is told to try again by itself. For a longer one, its caller gets the error."""
 
 
-def _openai(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+def _openai(status: int, code: str, unit: str, sentence: str) -> dict[str, object]:
     if status == 429:
         kind, code = "tokens" if unit == "tokens" else "requests", "rate_limit_exceeded"
     elif status == 401:
@@ -41,22 +41,22 @@ def _openai(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
     return {"error": {"message": sentence, "type": kind, "param": None, "code": code}}
 
 
-def _anthropic(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+def _anthropic(status: int, code: str, unit: str, sentence: str) -> dict[str, object]:
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": sentence}}
 
 
-def _gemini(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+def _gemini(status: int, code: str, unit: str, sentence: str) -> dict[str, object]:
     name = _GOOGLE_STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
     return {"error": {"code": status, "message": sentence, "status": name}}
 
 
-def _bedrock(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+def _bedrock(status: int, code: str, unit: str, sentence: str) -> dict[str, object]:
     kind = _AWS_TYPES.get(status, "ValidationException" if status < 500 else "ServiceUnavailableException")
     return {"__type": kind, "message": sentence}
 
 
-def _cohere(status: int, code: str, unit: str, sentence: str) -> dict[str, Any]:
+def _cohere(status: int, code: str, unit: str, sentence: str) -> dict[str, object]:
     return {"message": sentence}
 
 
@@ -78,7 +78,7 @@ def error_body(
     sentence: str,
     retry_after_ms: int | None = None,
     decision: str = "",
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """
     Return the body of a denial for a provider's SDK, or None if no preset of a provider is named.
 

@@ -50,7 +50,7 @@ _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ID: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9a-f]{32})", re.ASCII)
 
 
-About = Mapping[str, Any] | str
+About = Mapping[str, object] | str
 """The purpose of a reservation: JSON values by name, or an object in JSON."""
 
 
@@ -202,7 +202,7 @@ class RecordedRequest(Request[PlanT]):
         return f'{self._head}{about},"costs":[{",".join(map(str, costs))}],"limits":[{plan.fragments}]}}'
 
 
-def record_head(values: Mapping[str, Any], token_share: int = USUAL_RESERVATION_SHARE) -> str:
+def record_head(values: Mapping[str, object], token_share: int = USUAL_RESERVATION_SHARE) -> str:
     """
     Return how the text of a record begins, which says whose reservation it is: an object that is still open.
 

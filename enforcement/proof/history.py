@@ -163,7 +163,7 @@ class LedgerWriter:
             self._put({"counter": number, "key": bound.key, "limit": limit_json, "policy": bound.policy_slug})
         return number
 
-    def _put(self, value: Mapping[str, Any]) -> None:
+    def _put(self, value: Mapping[str, object]) -> None:
         self._file.write(json.dumps(value, separators=(",", ":")) + "\n")
 
 
@@ -204,7 +204,7 @@ class _LedgerReader:
     def _error(self, reason: str) -> LedgerError:
         return LedgerError(self._path, self._line, reason)
 
-    def _object(self, line: bytes) -> dict[str, Any]:
+    def _object(self, line: bytes) -> dict[str, object]:
         if not line.endswith(b"\n"):
             raise self._error("the line is cut off.")
         try:
@@ -258,7 +258,7 @@ class _LedgerReader:
                 raise self._error(f"{name}: must not be {type(given).__name__}.")
 
 
-_FIELDS: Final[Mapping[str, Any]] = {
+_FIELDS: Final[Mapping[str, object]] = {
     "id": str,
     "started_at_us": int,
     "ended_at_us": int,

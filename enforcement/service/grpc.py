@@ -19,7 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from enforcement.http.asgi import Receive, Scope, Send, encoded, header_of, peer_of
@@ -59,11 +59,11 @@ class MessageReader:
     def __init__(self, seconds: float = READ_SECONDS) -> None:
         self._pause = seconds / 2
         self._now = 0  # counts the pauses of the timer
-        self._since: dict[asyncio.Task[Any] | None, int] = {}
-        self._late: set[asyncio.Task[Any] | None] = set()
+        self._since: dict[asyncio.Task[object] | None, int] = {}
+        self._late: set[asyncio.Task[object] | None] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def read(self, receive: Receive) -> Coroutine[Any, Any, bytes | None]:
+    def read(self, receive: Receive) -> Coroutine[object, None, bytes | None]:
         """
         Return the message of a call, or None if the caller left before its end.
 
@@ -82,7 +82,7 @@ class MessageReader:
         with suppress(Refusal):
             await self._in_time(_drained(receive))
 
-    async def _in_time(self, reading: Coroutine[Any, Any, T]) -> T:
+    async def _in_time(self, reading: Coroutine[object, None, T]) -> T:
         task = asyncio.current_task()
         self._since[task] = self._now
         if self._timer is None:

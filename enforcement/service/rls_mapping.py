@@ -22,7 +22,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from enforcement.model.checks import shown
 from enforcement.model.limits import UNIT_RULE, is_unit
@@ -80,7 +80,7 @@ class RlsMapping:
     @classmethod
     def parse(cls, source: str) -> RlsMapping:
         """Return the mapping in a string of TOML, or raise ValueError."""
-        values: dict[str, Any] = tomllib.loads(source)
+        values: dict[str, object] = tomllib.loads(source)
         unknown = sorted(values.keys() - cls.__dataclass_fields__.keys())
         if unknown:
             raise ValueError(f"{unknown[0]}: must be one of {', '.join(cls.__dataclass_fields__)}.")

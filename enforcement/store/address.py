@@ -213,7 +213,7 @@ def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def _connected(family: int, target: Any, time: TimeToWait) -> socket.socket:
+def _connected(family: int, target: object, time: TimeToWait) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_UNIX or not is_native(type(sock)):
@@ -272,7 +272,7 @@ _resolvers: Final[dict[tuple[str, int], _Resolver]] = {}
 """The last lookup of each host. Calls that come while it is running wait for the same result."""
 
 
-def _lookup(host: str, port: int, time: TimeToWait) -> list[tuple[int, Any]]:
+def _lookup(host: str, port: int, time: TimeToWait) -> list[tuple[int, object]]:
     """Return a list of the family and the socket address of each address of a host. Raises OSError."""
     try:
         return _resolve(host, port, socket.AI_NUMERICHOST)
@@ -292,6 +292,6 @@ def _lookup(host: str, port: int, time: TimeToWait) -> list[tuple[int, Any]]:
     return lookup.found
 
 
-def _resolve(host: str, port: int, flags: int = 0) -> list[tuple[int, Any]]:
+def _resolve(host: str, port: int, flags: int = 0) -> list[tuple[int, object]]:
     rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return [(family, target) for family, _, _, _, target in rows]

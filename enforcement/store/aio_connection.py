@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import hiredis
 
@@ -67,7 +67,7 @@ class AsyncPipe:
         self._retired: weakref.WeakSet[_Link] = weakref.WeakSet()
         fork.register(self)
 
-    def call(self, command: bytes) -> asyncio.Future[Any]:
+    def call(self, command: bytes) -> asyncio.Future[object]:
         """
         Send one encoded command and return a future for its reply.
 
@@ -79,7 +79,7 @@ class AsyncPipe:
             link = self._link_here()
         return link.call(command)
 
-    def call_again(self, command: bytes, deadline: float, *, asking: bool = False) -> asyncio.Future[Any]:
+    def call_again(self, command: bytes, deadline: float, *, asking: bool = False) -> asyncio.Future[object]:
         """
         Send a further command of a decision, within what is left of its budget, and return a future of the reply.
 
@@ -91,7 +91,7 @@ class AsyncPipe:
         """
         left = deadline - monotonic()
         if left <= 0:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
             future.set_exception(unconnected(TimeoutError("the time budget is used up")))
             return future
         link = self._link_here()
@@ -206,8 +206,8 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._greeting, self._greetings = b"", 0
-        self._waiting: deque[tuple[list[float], asyncio.Future[Any]]] = deque()
-        self._late: dict[asyncio.Future[Any], SharedLateReply] = {}  # of the waiting calls whose time is over
+        self._waiting: deque[tuple[list[float], asyncio.Future[object]]] = deque()
+        self._late: dict[asyncio.Future[object], SharedLateReply] = {}  # of the waiting calls whose time is over
         self._unsent: list[bytes] = []
         self._ends: list[float] = []  # when the budget of the unsent calls ends, by _now(), in one cell for all
         self._busy = 0.0  # for how many seconds the loop was busy while it should have looked at the clock
@@ -218,7 +218,7 @@ class _Link(asyncio.Protocol):
         self._limit: asyncio.Timeout | None = None
         self._connecting: asyncio.Task[None] | None = self.loop.create_task(self._connect(locate))
 
-    def call(self, command: bytes) -> asyncio.Future[Any]:
+    def call(self, command: bytes) -> asyncio.Future[object]:
         future, unsent = self.loop.create_future(), self._unsent
         if not unsent:
             if self._transport is None:
@@ -291,12 +291,12 @@ class _Link(asyncio.Protocol):
             self._on_lost(self._address)
         self.lost = True
 
-    def end(self, future: asyncio.Future[Any]) -> None:
+    def end(self, future: asyncio.Future[object]) -> None:
         """Fail a call whose time is over, if it has no reply yet."""
         if not future.done():
             self._time_out([future])
 
-    def _time_out(self, futures: list[asyncio.Future[Any]]) -> None:
+    def _time_out(self, futures: list[asyncio.Future[object]]) -> None:
         """
         Fail calls whose time is over.
 
@@ -336,7 +336,7 @@ class _Link(asyncio.Protocol):
         elif not self.loop.is_closed():
             self.drop(reason)
 
-    def in_flight(self) -> list[asyncio.Future[Any]]:
+    def in_flight(self) -> list[asyncio.Future[object]]:
         """Return the calls that wait for their replies."""
         return [future for _, future in self._waiting if not future.done()]
 
@@ -377,7 +377,7 @@ class _Link(asyncio.Protocol):
                 self._ends[0] = self._now() + self._budget
             self._watch()
 
-    def _greeted(self, reply: Any) -> None:
+    def _greeted(self, reply: object) -> None:
         self._greetings -= 1
         if isinstance(reply, hiredis.ReplyError):
             self.drop(trouble(reply))

@@ -44,7 +44,7 @@ STORE_ERRORS: Final = (RedisError, OSError)
 """The errors of a store that is unavailable, slow or returns garbage. redis-py does not wrap all socket errors."""
 
 
-def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> StoreClient:
+def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: object) -> StoreClient:
     """
     Return a new redis-py client of a store, which is a server, a cluster or a primary found by sentinels. It does no
     I/O before the first call.
@@ -59,7 +59,7 @@ def connect(url: str, *, timeout: float = DEFAULT_TIMEOUT, **options: Any) -> St
     return client_of(Topology.parse(url), timeout, **options)
 
 
-def client_of(topology: Topology, timeout: float, **options: Any) -> StoreClient:
+def client_of(topology: Topology, timeout: float, **options: object) -> StoreClient:
     """Return a new redis-py client of the store of a topology, as :func:`connect` does."""
     if topology.kind == "cluster":
         return ClusterClient(SlotMap(topology, timeout), node_client(topology, timeout, **options))
@@ -68,18 +68,18 @@ def client_of(topology: Topology, timeout: float, **options: Any) -> StoreClient
     return _server_client(topology.url, timeout, {**topology.client_options, **options})
 
 
-def node_client(topology: Topology, timeout: float, **options: Any) -> Callable[[str, int], StoreClient]:
+def node_client(topology: Topology, timeout: float, **options: object) -> Callable[[str, int], StoreClient]:
     """Return a function that returns a new client of one node of a cluster for its host and port."""
     more = {**topology.client_options, **options}
     return lambda host, port: _server_client(topology.url_of(host, port), timeout, more)
 
 
-def _server_client(url: str, timeout: float, options: Mapping[str, Any]) -> StoreClient:
+def _server_client(url: str, timeout: float, options: Mapping[str, object]) -> StoreClient:
     # redis-py declares that this returns its own class, though it returns ours.
     return cast(StoreClient, StoreClient.from_url(url, **_keywords(timeout, options)))
 
 
-def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: Any) -> StoreClient:
+def primary_client(sentinels: Sentinels, topology: Topology, timeout: float, **options: object) -> StoreClient:
     """Return a new client of a primary that asks the sentinels for the address of each new connection."""
     more = _keywords(timeout, {**topology.client_options, **options})
     keywords = {**_parsed(topology.url_of("host", 1)), **more, "redis_class": StoreClient}
@@ -102,16 +102,16 @@ class _Finder(Sentinel):
         return found.host, found.port
 
 
-def _parsed(url: str) -> dict[str, Any]:
+def _parsed(url: str) -> dict[str, object]:
     """Return the connection keywords in a URL, except for host and port, in the form that redis-py's Sentinel takes."""
-    parts: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    parts: dict[str, object] = dict(parse_url(url))  # type: ignore[no-untyped-call]
     tls = url.startswith("rediss://")
     return {name: value for name, value in parts.items() if name not in ("host", "port", "connection_class")} | {
         "ssl": tls
     }
 
 
-def _keywords(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
+def _keywords(timeout: float, options: Mapping[str, object]) -> dict[str, object]:
     return {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,

@@ -160,7 +160,7 @@ class _Line:
         """Set the timeout to the whole budget after a call that had only a part of it."""
         self._set_timeout(self._budget)
 
-    def read(self, deadline: float, *, further: bool = False) -> Any:
+    def read(self, deadline: float, *, further: bool = False) -> object:
         """
         Return the next reply on this connection. All of it must arrive in time, no matter in how many pieces.
 
@@ -280,7 +280,7 @@ class SyncPipe:
         self._lost_at = 0.0  # when a connection ended that counts as a failure, in monotonic seconds
         fork.register(self)
 
-    def call(self, command: bytes, deadline: float = 0.0) -> Any:
+    def call(self, command: bytes, deadline: float = 0.0) -> object:
         """
         Send one encoded command and return its parsed reply.
 
@@ -312,7 +312,7 @@ class SyncPipe:
             raise self._refused(line, reply)
         return reply
 
-    def call_again(self, command: bytes, seconds: float, *, asking: bool = False) -> Any:
+    def call_again(self, command: bytes, seconds: float, *, asking: bool = False) -> object:
         """
         Send a further command of a decision, within what is left of its budget, and return its parsed reply.
 
@@ -337,12 +337,12 @@ class SyncPipe:
             raise unconnected(exc) from exc
         return self._call_on(line, idle, command, asking=asking)
 
-    def _call_anew(self, command: bytes, seconds: float, *, asking: bool = False) -> Any:
+    def _call_anew(self, command: bytes, seconds: float, *, asking: bool = False) -> object:
         """Send a command on a new connection, with what connecting leaves of these seconds, and return the reply."""
         idle = self._idle
         return self._call_on(self._connect(TimeToWait(seconds)), idle, command, asking=asking)
 
-    def _call_on(self, line: _Line, idle: list[_Line], command: bytes, *, asking: bool = False) -> Any:
+    def _call_on(self, line: _Line, idle: list[_Line], command: bytes, *, asking: bool = False) -> object:
         """Send a command on this connection, keep the connection for later calls, and return the reply."""
         try:
             line.send(ASKING + command if asking else command)

@@ -29,7 +29,7 @@ class Provider(CredentialProvider):
         return self._credentials()
 
 
-def from_client(client: Any) -> tuple[str, Credentials | None]:
+def from_client(client: object) -> tuple[str, Credentials | None]:
     """
     Return the URL of a redis-py client or pool, and a function that asks its provider for credentials, or None without
     one.

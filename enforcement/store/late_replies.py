@@ -31,7 +31,7 @@ _READ_BYTES: Final = 65_536
 class Late(Protocol):
     """The reply that a call did not get in time."""
 
-    def look(self) -> Any:
+    def look(self) -> object:
         """Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet."""
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class AioLateReply:
             number = sock.detach()
             self._recv, self._close = partial(os.read, number), partial(os.close, number)
 
-    def look(self) -> Any:
+    def look(self) -> object:
         """Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet."""
         if self._found is None and self._close is not None:
             self._found = self._read()
@@ -109,9 +109,9 @@ class SharedLateReply:
     def __init__(self, on_close: Callable[[], None]) -> None:
         self._on_close = on_close
         self.closed = False
-        self.found: Any = None
+        self.found: object = None
 
-    def look(self) -> Any:
+    def look(self) -> object:
         """Return the late reply, LOST or GARBLED if none can be read, or None if none has arrived yet."""
         return self.found
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from enforcement.store.address import Address, checked_host
@@ -99,7 +99,7 @@ class Topology:
         return f"{_bracketed(host)}:{port}".join(self._around_server)
 
     @property
-    def client_options(self) -> dict[str, Any]:
+    def client_options(self) -> dict[str, object]:
         """New keywords for redis-py that are not in :attr:`url`, which are the provider of credentials or none."""
         credentials = self.address.credentials
         return {} if credentials is None else {"credential_provider": Provider(credentials)}

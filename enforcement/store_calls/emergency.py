@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from enforcement.model.documents import DocumentReader, InvalidDocument, ProjectDocument, TokenDocument
 from enforcement.model.instants import DAY_SECONDS
@@ -124,7 +124,7 @@ def parse_emergency(text: str | bytes) -> Emergency:
     return Emergency(*_glass(data.data["break_glass"]), projects, values)
 
 
-def _glass(item: Any) -> tuple[int, int]:
+def _glass(item: object) -> tuple[int, int]:
     if item is None:
         return 0, 0
     data = DocumentReader(_mapping("break_glass", item), {"began_at_us", "ends_at_us"}, nested=True)
@@ -134,12 +134,12 @@ def _glass(item: Any) -> tuple[int, int]:
     return began, ends
 
 
-def _ending_project(item: Any) -> tuple[str, SuspendedProject]:
+def _ending_project(item: object) -> tuple[str, SuspendedProject]:
     data = DocumentReader(_mapping("ending_projects", item), {"id", "ends_at_us", "active"}, nested=True)
     return data.string("id"), SuspendedProject(data.integer("ends_at_us"), data.boolean("active"))
 
 
-def _value(item: Any) -> tuple[str, str, str, int | None]:
+def _value(item: object) -> tuple[str, str, str, int | None]:
     names = {"project", "name", "value"}
     data = DocumentReader(_mapping("values", item), names, optional={"ends_at_us"}, nested=True)
     name, value = data.data["name"], data.data["value"]
@@ -153,13 +153,13 @@ def _value(item: Any) -> tuple[str, str, str, int | None]:
     return project or "", name, value, data.integer("ends_at_us") if "ends_at_us" in data.data else None
 
 
-def _string(name: str, item: Any) -> str:
+def _string(name: str, item: object) -> str:
     if not isinstance(item, str):
         raise InvalidDocument(f"{name}: must be a list of strings")
     return item
 
 
-def _mapping(name: str, item: Any) -> Mapping[str, Any]:
+def _mapping(name: str, item: object) -> Mapping[str, object]:
     if not isinstance(item, Mapping):
         raise InvalidDocument(f"{name}: must be an object")
     return item

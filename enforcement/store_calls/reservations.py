@@ -128,7 +128,7 @@ def lost_reservations(client: Redis, keys: Keys, tag: str) -> dict[str, int]:
     return {f"{tag}.{ident}": ends for ident, ends in _ends(rows)}
 
 
-def _ends(rows: Iterable[tuple[Any, float]]) -> Iterator[tuple[str, int]]:
+def _ends(rows: Iterable[tuple[object, float]]) -> Iterator[tuple[str, int]]:
     """Yield the ids in a reply with the instants at which they are lost. Some may be no instants."""
     for ident, score in rows:
         if 0 <= score <= MAX_NUMBER:

@@ -150,7 +150,7 @@ class Published:
         """
         slug, _, name = limit.partition("/")
         self._made += 1
-        row: dict[str, Any] = {"id": f"ovr_{self._made}"}
+        row: dict[str, object] = {"id": f"ovr_{self._made}"}
         row |= {"policy": self._known(slug), "limit": name, "quota": quota, "burst": burst}
         row["ends_at_us"] = None if ends_at is None else _microseconds("ends_at", ends_at)
         row |= {"partition": dict(partition)} if partition else {}
@@ -163,10 +163,10 @@ class Published:
 
     def prices(
         self,
-        *prices: Mapping[str, Any],
-        overrides: Sequence[Mapping[str, Any]] = (),
+        *prices: Mapping[str, object],
+        overrides: Sequence[Mapping[str, object]] = (),
         currency: str = "USD",
-        learned: Mapping[str, Any] | None = None,
+        learned: Mapping[str, object] | None = None,
         reported_costs: Sequence[str] = (),
     ) -> int:
         """
@@ -183,7 +183,7 @@ class Published:
             InvalidDocument: One breaks a rule. The message names the field and the rule.
         """
         lists = {"prices": list(prices), "overrides": list(overrides)}
-        further: dict[str, Any] = {} if learned is None else {"learned": dict(learned)}
+        further: dict[str, object] = {} if learned is None else {"learned": dict(learned)}
         if reported_costs:
             further["reported_costs"] = list(reported_costs)
         document = {"schema": SCHEMA, "revision": self.revision + 1, "currency": currency, **lists, **further}
@@ -232,7 +232,7 @@ class Published:
         self._projects[document["slug"]] = document
         self.publish({f"project:{document['id']}": document})
 
-    def _publish_token(self, secret: str, document: dict[str, Any]) -> None:
+    def _publish_token(self, secret: str, document: dict[str, object]) -> None:
         self._tokens[secret] = document
         self.publish(tokens={secret: document})
 

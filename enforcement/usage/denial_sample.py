@@ -85,7 +85,7 @@ class DenialSample:
         return json.dumps([row for _, row in waiting.values()], separators=(",", ":")) if waiting else None
 
 
-def _row(decision: Decision, project: str, token: str, at: int) -> list[Any]:
+def _row(decision: Decision, project: str, token: str, at: int) -> list[object]:
     at_ms = (decision.decided_at_us or time.time_ns() // 1_000) // 1_000
     policy, limit, labels = "", "", {}
     if at >= 0:

@@ -31,8 +31,8 @@ def by_project(batch: OutgoingBatch) -> dict[str, OutgoingBatch]:
 
     What is learned from the samples holds for all projects, and the control plane does not take it from here.
     """
-    rows: dict[str, list[Any]] = {}
-    spreads: dict[str, list[Any]] = {}
+    rows: dict[str, list[object]] = {}
+    spreads: dict[str, list[object]] = {}
     spread_of = {index: parts for index, *parts in json.loads(batch.spread or "[]")}
     for index, row in enumerate(json.loads(batch.rows)):
         own = rows.setdefault(row[_PROJECT], [])
@@ -41,7 +41,7 @@ def by_project(batch: OutgoingBatch) -> dict[str, OutgoingBatch]:
         own.append(row)
     metered, broken = (_divided(json.loads(text or "[]"), _PROJECT) for text in (batch.metered, batch.broken))
 
-    def text(of: dict[str, list[Any]], project: str) -> str:
+    def text(of: dict[str, list[object]], project: str) -> str:
         return as_json(of[project]) if project in of else ""
 
     return {
@@ -64,7 +64,7 @@ def denials_by_project(rows: str) -> dict[str, str]:
 
 
 def _divided(rows: Iterable[Any], at: int) -> dict[str, list[Any]]:
-    divided: dict[str, list[Any]] = {}
+    divided: dict[str, list[object]] = {}
     for row in rows:
         divided.setdefault(row[at], []).append(row)
     return divided

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import sys
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import uuid4
 
 import typer
@@ -120,7 +120,7 @@ def create_token(
     trace: Trace = False,
 ) -> None:
     """Create a token. Its secret goes to a file that only you can read."""
-    body: dict[str, Any] = {"name": name, "labels": _labels(label or [])}
+    body: dict[str, object] = {"name": name, "labels": _labels(label or [])}
     body |= {"policy": policy} if policy else {}
     body |= {"expires_at": expires_at} if expires_at else {}
     path = f"projects/{checked_slug(project)}/tokens"

@@ -15,10 +15,10 @@ from enforcement.cli.options import as_part, documentation
 class _HelpOfArgparse:
     """A mixin for a command or a group of commands."""
 
-    def get_usage(self, ctx: Any) -> str:
+    def get_usage(self, ctx: object) -> str:
         return _parser(ctx).format_usage().rstrip("\n")
 
-    def get_help(self, ctx: Any) -> str:
+    def get_help(self, ctx: object) -> str:
         return _parser(ctx).format_help().rstrip("\n")
 
 
@@ -67,7 +67,7 @@ def _parser(ctx: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _is_group(command: Any) -> bool:
+def _is_group(command: object) -> bool:
     return isinstance(command, TyperGroup)
 
 

@@ -120,7 +120,7 @@ def _fields(
     expires_at: str,
     *,
     all_projects: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the fields that are given."""
     if project and all_projects:
         raise typer.BadParameter("Must not be combined with --project.", param_hint="--all-projects")

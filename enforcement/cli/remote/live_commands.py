@@ -82,7 +82,7 @@ def _show_plot(about: Mapping[str, str], sums: Mapping[str, Counter[str]]) -> in
     return each
 
 
-def _usage_pages(server: ControlPlane, query: dict[str, Any]) -> Iterable[Row]:
+def _usage_pages(server: ControlPlane, query: dict[str, object]) -> Iterable[Row]:
     """Yield each page of a list of usage, of which each has the step and the range."""
     query = {"page_size": 200, **query}
     while True:
@@ -194,7 +194,7 @@ def _since(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {"since": (datetime.fromisoformat(rows[0]["at"]) - LATE).isoformat()} if rows else {}
 
 
-def _fresh(server: ControlPlane, query: Mapping[str, str], *, was_away: bool) -> tuple[list[dict[str, Any]], bool]:
+def _fresh(server: ControlPlane, query: Mapping[str, str], *, was_away: bool) -> tuple[list[dict[str, object]], bool]:
     """Return new denials, and whether the control plane is away, which is said once, as while it is restarted."""
     try:
         rows = list(server.rows("denials", **query))
@@ -239,7 +239,7 @@ def explain(
     With --redis or --prefix, the store is asked instead of the control plane. Exit status 1 if a token is denied now.
     """
     asked = (sys.stdin.readline() if subject == "-" else subject).strip()
-    body: dict[str, Any] = {"decision" if asked.startswith("dec_") else "token": asked}
+    body: dict[str, object] = {"decision" if asked.startswith("dec_") else "token": asked}
     body |= {"at": at} if at else {}
     body |= {"attributes": _attributes(attribute)} if attribute else {}
     with control_plane(trace) as server:

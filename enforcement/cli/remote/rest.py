@@ -130,7 +130,7 @@ class ControlPlane:
     def close(self) -> None:
         self._client.close()
 
-    def get(self, path: str, **query: Any) -> RestReply:
+    def get(self, path: str, **query: object) -> RestReply:
         """Return one object or page. Raises ServerAway and RequestRefused."""
         given = {name: value for name, value in query.items() if value is not None}
         return self._repeated(READING_PAUSES, "GET", path, params=given)
@@ -142,7 +142,7 @@ class ControlPlane:
             raise _other_program(200, self.url, "its response is no list of Sluicegate")
         return page
 
-    def pages(self, path: str, **query: Any) -> Iterator[list[dict[str, Any]]]:
+    def pages(self, path: str, **query: object) -> Iterator[list[dict[str, object]]]:
         """Yield the rows of each page of a list. Raises ServerAway and RequestRefused."""
         query = {"page_size": PAGE, **query}
         while True:
@@ -166,7 +166,7 @@ class ControlPlane:
         self,
         method: str,
         path: str,
-        body: Any = None,
+        body: object = None,
         *,
         key: str,
         etag: str = "",
@@ -187,13 +187,13 @@ class ControlPlane:
         """
         headers = {"Idempotency-Key": key}
         headers |= {"If-Match": etag} if etag else {}
-        sent: dict[str, Any] = {} if body is None else {"json": body}
+        sent: dict[str, object] = {} if body is None else {"json": body}
         encoded = {name.encode(): value.encode() for name, value in headers.items()}
         if reason := " ".join(reason.split()):  # a header is one line, and the message of a commit may be several
             encoded[b"Sluicegate-Reason"] = reason.encode()
         return self._repeated(PAUSES, method, path, headers=encoded, timeout=timeout, **sent)
 
-    def _repeated(self, pauses: tuple[float, ...], method: str, path: str, **options: Any) -> RestReply:
+    def _repeated(self, pauses: tuple[float, ...], method: str, path: str, **options: object) -> RestReply:
         sent = False
         for pause in (*pauses, None):
             try:
@@ -263,23 +263,23 @@ def _read(response: httpx2.Response, url: str) -> RestReply:
     raise _other_program(response.status_code, url, "its response is no JSON")
 
 
-def errors_in(problem: Mapping[str, Any]) -> list[tuple[str, str]]:
+def errors_in(problem: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return the errors of a problem, as far as they have the members that a control plane gives them."""
     errors = problem.get("errors", ())
     rows = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
     return [(str(one["pointer"]), str(one["detail"])) for one in rows if "pointer" in one and "detail" in one]
 
 
-def _is_list(page: Mapping[str, Any]) -> bool:
+def _is_list(page: Mapping[str, object]) -> bool:
     rows = page.get("results")
     return isinstance(rows, list) and "next_cursor" in page and all(isinstance(row, dict) for row in rows)
 
 
-def _of_control_plane(url: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _of_control_plane(url: str) -> Callable[[dict[str, object]], dict[str, object]]:
     """Return a function that makes of an object of JSON one whose missing members are an error of the server."""
 
-    class Members(dict[str, Any]):
-        def __missing__(self, name: str) -> Any:
+    class Members(dict[str, object]):
+        def __missing__(self, name: str) -> object:
             raise _other_program(200, url, f"its response has no {name!r}")
 
     return Members

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -45,7 +45,7 @@ def change_words(line: Mapping[str, str]) -> str:
     return ": ".join(filter(None, (line["part"], what, values)))
 
 
-def show_json(value: Any) -> None:
+def show_json(value: object) -> None:
     """Print one JSON object. Control characters in it are escaped, as JSON does."""
     # The escapes of JSON leave characters that turn the direction of a line.
     print(json.dumps(value, indent=2, ensure_ascii=True))
@@ -75,7 +75,7 @@ def table_lines(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[s
     return ["  ".join(_padded(row[i], widths[i], right=numeric[i]) for i in range(len(head))).rstrip() for row in texts]
 
 
-def _columns(cells: list[list[Any]], count: int) -> Iterator[list[Any]]:
+def _columns(cells: list[list[object]], count: int) -> Iterator[list[object]]:
     return ([row[index] for row in cells] for index in range(count))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -99,7 +99,7 @@ def limits_of(file: PolicyFile, slug: str, now: datetime) -> tuple[list[Limit], 
     return common, of_callers
 
 
-def _overridden(limit: dict[str, Any], override: Mapping[str, Any]) -> Limit:
+def _overridden(limit: dict[str, object], override: Mapping[str, object]) -> Limit:
     given = {name: override[name] for name in ("quota", "burst") if name in override}
     if limit["algorithm"] != "token_bucket":
         given.pop("burst", None)

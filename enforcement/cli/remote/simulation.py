@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from enforcement.cli.remote.problems import CommandProblem
 from enforcement.cli.remote.traffic import PastRequest, Traffic
@@ -48,7 +48,7 @@ class JudgedLimit:
     denied: int = 0
     callers: Counter[str] = field(default_factory=Counter)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         numbers = {"requests": self.requests, "denied": self.denied, "callers": len(self.callers)}
         return {"limit": self.limit.name, "mode": self.limit.mode, **numbers}
 
@@ -74,7 +74,7 @@ class Simulation:
     callers: Counter[str] = field(default_factory=Counter)
     limited: Counter[str] = field(default_factory=Counter)
 
-    def to_json(self, most: int) -> dict[str, Any]:
+    def to_json(self, most: int) -> dict[str, object]:
         """Return the result as JSON values, with the *most* affected callers."""
         affected = [
             {"caller": name, "requests": self.callers[name], "denied": count} for name, count in self.most(most)

@@ -132,7 +132,7 @@ def from_usage(path: str, seen: Seen) -> Traffic:
     return Traffic(_spread(rows, length, seen), caution=caution)
 
 
-def _is_total(row: Mapping[str, Any]) -> bool:
+def _is_total(row: Mapping[str, object]) -> bool:
     """Return whether a row counts all requests of a token, and not those that one limit has judged."""
     return row["limit"] is None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from enforcement.metering.charges import Counts
 from enforcement.proof.metering.wire import DONE
@@ -15,7 +15,7 @@ MISSING: Final = "missing"
 REPORTS: Final = (*[NORMAL] * 8, "null", "twice", "every", "zeros", MISSING)
 """How an answer reports its tokens: once, as null first, twice, in every event, with explicit zeros, or not at all."""
 
-Events = list[tuple[str, Any]]
+Events = list[tuple[str, object]]
 
 
 @dataclass(slots=True)
@@ -53,15 +53,15 @@ class Draft:
         return ["".join(pieces) for pieces in self.texts]
 
 
-def usage_of(draft: Draft, share: float = 1.0) -> dict[str, Any]:
+def usage_of(draft: Draft, share: float = 1.0) -> dict[str, object]:
     """Return a report in the words of the draft's format, of all tokens or of a share of the output."""
     counts = draft.counts._replace(output=int(draft.counts.output * share))
     return _USAGE[draft.format](counts, min(draft.reasoning, counts.output), draft.report == "zeros")
 
 
-def _openai_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, Any]:
+def _openai_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, object]:
     total = counts.input + counts.cached_input
-    report: dict[str, Any] = {"prompt_tokens": total, "completion_tokens": counts.output}
+    report: dict[str, object] = {"prompt_tokens": total, "completion_tokens": counts.output}
     if counts.cached_input or zeros:
         report["prompt_tokens_details"] = {"cached_tokens": counts.cached_input, "audio_tokens": 0}
     if reasoning or zeros:
@@ -69,16 +69,16 @@ def _openai_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, Any]
     return report | {"total_tokens": total + counts.output}
 
 
-def _responses_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, Any]:
+def _responses_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, object]:
     total = counts.input + counts.cached_input
-    report: dict[str, Any] = {"input_tokens": total, "output_tokens": counts.output}
+    report: dict[str, object] = {"input_tokens": total, "output_tokens": counts.output}
     if counts.cached_input or zeros:
         report["input_tokens_details"] = {"cached_tokens": counts.cached_input}
     return report | {"output_tokens_details": {"reasoning_tokens": reasoning}, "total_tokens": total + counts.output}
 
 
-def _messages_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {"input_tokens": counts.input, "output_tokens": counts.output}
+def _messages_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, object]:
+    report: dict[str, object] = {"input_tokens": counts.input, "output_tokens": counts.output}
     if counts.cached_input or zeros:
         report["cache_read_input_tokens"] = counts.cached_input
     if counts.cache_write or zeros:
@@ -86,8 +86,8 @@ def _messages_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, An
     return report
 
 
-def _gemini_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {"promptTokenCount": counts.input + counts.cached_input}
+def _gemini_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, object]:
+    report: dict[str, object] = {"promptTokenCount": counts.input + counts.cached_input}
     report["candidatesTokenCount"] = counts.output - reasoning
     if counts.cached_input or zeros:
         report["cachedContentTokenCount"] = counts.cached_input
@@ -96,7 +96,7 @@ def _gemini_usage(counts: Counts, reasoning: int, zeros: bool) -> dict[str, Any]
     return report | {"totalTokenCount": 1}
 
 
-_USAGE: Final[Mapping[str, Callable[[Counts, int, bool], dict[str, Any]]]] = {
+_USAGE: Final[Mapping[str, Callable[[Counts, int, bool], dict[str, object]]]] = {
     "openai-chat": _openai_usage,
     "openai-completions": _openai_usage,
     "openai-embeddings": _openai_usage,
@@ -106,21 +106,21 @@ _USAGE: Final[Mapping[str, Callable[[Counts, int, bool], dict[str, Any]]]] = {
 }
 
 
-def body(draft: Draft) -> dict[str, Any]:
+def body(draft: Draft) -> dict[str, object]:
     """Return the answer as one JSON value."""
     value = _BODIES[draft.format](draft)
     name = "usageMetadata" if draft.format == "gemini" else "usage"
     return value | ({name: usage_of(draft)} if draft.reports else {})
 
 
-def _chat_message(draft: Draft, text: str) -> dict[str, Any]:
+def _chat_message(draft: Draft, text: str) -> dict[str, object]:
     if not draft.is_tool:
         return {"role": "assistant", "content": text}
     call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": text}}
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
-def _chat_body(draft: Draft) -> dict[str, Any]:
+def _chat_body(draft: Draft) -> dict[str, object]:
     choices = [
         {"index": index, "message": _chat_message(draft, text), "finish_reason": "stop"}
         for index, text in enumerate(draft.said())
@@ -128,42 +128,42 @@ def _chat_body(draft: Draft) -> dict[str, Any]:
     return {"id": "c", "object": "chat.completion", "model": draft.model, "choices": choices}
 
 
-def _completions_body(draft: Draft) -> dict[str, Any]:
+def _completions_body(draft: Draft) -> dict[str, object]:
     choices = [{"index": index, "text": text} for index, text in enumerate(draft.said())]
     return {"id": "c", "object": "text_completion", "model": draft.model, "choices": choices}
 
 
-def _embeddings_body(draft: Draft) -> dict[str, Any]:
+def _embeddings_body(draft: Draft) -> dict[str, object]:
     rows = [{"object": "embedding", "index": 0, "embedding": [0.1, -2.5e-3]}]
     return {"object": "list", "model": draft.model, "data": rows}
 
 
-def _responses_body(draft: Draft) -> dict[str, Any]:
+def _responses_body(draft: Draft) -> dict[str, object]:
     text = "".join(draft.said())
-    item: dict[str, Any] = {"type": "message", "content": [{"type": "output_text", "text": text}]}
+    item: dict[str, object] = {"type": "message", "content": [{"type": "output_text", "text": text}]}
     if draft.is_tool:
         item = {"type": "function_call", "name": "f", "arguments": text}
     return {"id": "r", "object": "response", "status": "completed", "model": draft.model, "output": [item]}
 
 
-def _messages_body(draft: Draft) -> dict[str, Any]:
+def _messages_body(draft: Draft) -> dict[str, object]:
     text = "".join(draft.said())
     block = {"type": "tool_use", "name": "f", "input": {"x": text}} if draft.is_tool else {"type": "text", "text": text}
     return {"type": "message", "model": draft.model, "content": [block], "stop_reason": "end_turn"}
 
 
-def _gemini_body(draft: Draft) -> dict[str, Any]:
+def _gemini_body(draft: Draft) -> dict[str, object]:
     candidates = [_candidate(draft, index, text) for index, text in enumerate(draft.said())]
     return {"candidates": candidates, "modelVersion": draft.model}
 
 
-def _candidate(draft: Draft, index: int, text: str, reason: str | None = "STOP") -> dict[str, Any]:
+def _candidate(draft: Draft, index: int, text: str, reason: str | None = "STOP") -> dict[str, object]:
     part = {"functionCall": {"name": "f", "args": {"x": text}}} if draft.is_tool else {"text": text}
-    candidate: dict[str, Any] = {"index": index, "content": {"parts": [part]}}
+    candidate: dict[str, object] = {"index": index, "content": {"parts": [part]}}
     return candidate | ({"finishReason": reason} if reason else {})
 
 
-_BODIES: Final[Mapping[str, Callable[[Draft], dict[str, Any]]]] = {
+_BODIES: Final[Mapping[str, Callable[[Draft], dict[str, object]]]] = {
     "openai-chat": _chat_body,
     "openai-completions": _completions_body,
     "openai-embeddings": _embeddings_body,
@@ -190,16 +190,16 @@ def _openai_events(draft: Draft) -> Events:
     chat, rounds = draft.format == "openai-chat", _rounds(draft)
     found: Events = []
     for at, (index, text) in enumerate(rounds):
-        choice: dict[str, Any] = {"index": index, "finish_reason": None}
+        choice: dict[str, object] = {"index": index, "finish_reason": None}
         choice |= {"delta": _chat_message(draft, text)} if chat else {"text": text}
-        event: dict[str, Any] = {"model": draft.model, "choices": [choice]}
+        event: dict[str, object] = {"model": draft.model, "choices": [choice]}
         if draft.told and draft.report == "every":
             event["usage"] = usage_of(draft, (at + 1) / len(rounds))
         elif draft.told and draft.report == "null":
             event["usage"] = None
         found.append(("", event))
     if draft.told and draft.reports:
-        last: dict[str, Any] = {"model": draft.model, "choices": []}
+        last: dict[str, object] = {"model": draft.model, "choices": []}
         if draft.report == "twice":  # a report without choices would be the last word, after which a client may leave
             over = {"index": 0, "finish_reason": "stop", "delta": {}, "text": ""}
             found.append(("", {**last, "choices": [over], "usage": usage_of(draft, 0.5)}))
@@ -231,7 +231,7 @@ def _messages_events(draft: Draft) -> Events:
     ]
     ends: Events = []
     if draft.reports:
-        last: dict[str, Any] = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+        last: dict[str, object] = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
         if draft.report == "twice":
             ends.append(("message_delta", {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 2}}))
         given = usage_of(draft) if draft.report == "every" else {"output_tokens": draft.counts.output}
@@ -248,7 +248,7 @@ def _gemini_events(draft: Draft) -> Events:
     result: Events = []
     for at, (index, text) in enumerate(rounds):
         is_last = at == len(rounds) - 1
-        value: dict[str, Any] = {
+        value: dict[str, object] = {
             "candidates": [_candidate(draft, index, text, "STOP" if is_last else None)],
             "modelVersion": draft.model,
         }
@@ -267,7 +267,7 @@ _EVENTS: Final[Mapping[str, Callable[[Draft], Events]]] = {
 }
 
 
-def error_event(format: str) -> tuple[str, Any]:
+def error_event(format: str) -> tuple[str, object]:
     """Return the event by which a stream says that it fails."""
     error = {"message": "The engine is overloaded.", "type": "overloaded_error", "code": 503}
     named = {"anthropic-messages": {"type": "error", "error": error}, "openai-responses": {"type": "error", **error}}

@@ -66,17 +66,17 @@ def ask(dice: Random) -> Ask:
     return dice.choice(_ASKS)(dice, dice.choice(MODELS), text)
 
 
-def _capped(dice: Random, name: str, body: dict[str, Any]) -> dict[str, Any]:
+def _capped(dice: Random, name: str, body: dict[str, object]) -> dict[str, object]:
     return body | ({name: dice.choice((1, 20, 60, 150))} if dice.random() < 0.7 else {})
 
 
-def _streamed(dice: Random, body: dict[str, Any]) -> dict[str, Any]:
+def _streamed(dice: Random, body: dict[str, object]) -> dict[str, object]:
     body |= {"stream": dice.random() < 0.7}
     return body | ({"stream_options": {"include_usage": True}} if body["stream"] and dice.random() < 0.3 else {})
 
 
 def _chat(dice: Random, model: str, text: str) -> Ask:
-    content: Any = text
+    content: object = text
     if dice.random() < 0.15:
         content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": _IMAGE}}]
     messages = [{"role": "user", "content": content}]

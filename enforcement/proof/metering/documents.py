@@ -47,8 +47,8 @@ class DocumentKind:
         limits: The limits of the policy, as JSON values. The first one is the budget.
     """
 
-    metering: Mapping[str, Any]
-    limits: tuple[Mapping[str, Any], ...]
+    metering: Mapping[str, object]
+    limits: tuple[Mapping[str, object], ...]
 
     @property
     def is_bound(self) -> bool:
@@ -75,7 +75,7 @@ class Budgets:
     tokens: Mapping[str, str]
 
 
-def _limit(name: str, unit: str, quota: int, **more: Any) -> dict[str, Any]:
+def _limit(name: str, unit: str, quota: int, **more: object) -> dict[str, object]:
     # Without the store nobody decides here, so that every charge is in the ledgers.
     row = {"name": name, "algorithm": "fixed_window", "quota": quota, "calendar": "lifetime", "unit": unit}
     return {**row, "on_store_failure": "deny", **more}
@@ -149,6 +149,6 @@ def publish(client: Redis, keys: Keys, *, tokens: int, requests: int) -> Budgets
     return Budgets(made, {secret: slugs[at % len(slugs)] for at, secret in enumerate(holders)})
 
 
-def _token(at: int, slug: str) -> dict[str, Any]:
+def _token(at: int, slug: str) -> dict[str, object]:
     row = {"id": f"tok_{at}", "project": PROJECTS[at % len(PROJECTS)], "name": f"token {at}", "policy": f"pol_{slug}"}
     return {"schema": SCHEMA, **row, "revoked": False, "expires_at_us": None, "overrides": []}

@@ -69,7 +69,7 @@ class Question:
     choices: int = 1
 
 
-def question(value: Any) -> Question:
+def question(value: object) -> Question:
     """Return what a body asks for. This is on purpose not the code of the meter."""
     result = Question()
     waiting: list[tuple[str, Any]] = [("", value)]

@@ -90,7 +90,7 @@ class Recorder:
 
         visit.report = settled
 
-    def _write(self, kind: str, row: dict[str, Any]) -> None:
+    def _write(self, kind: str, row: dict[str, object]) -> None:
         os.write(self._file, json.dumps({"is": kind, "at": time.time_ns() // 1_000, **row}).encode() + b"\n")
 
 

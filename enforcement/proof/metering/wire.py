@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 DONE: Final = "[DONE]"
 """In place of an event: the text that ends the streams of some formats."""
@@ -16,7 +16,7 @@ _LINE_ENDS: Final = (b"\n", b"\n", b"\r\n", b"\r")
 _COMMENTS: Final = (b": keep-alive", b":", b"id: 7", b"retry: 3000", b"event: ping")
 
 
-def event_stream(events: Iterable[tuple[str, Any]], dice: Random) -> list[bytes]:
+def event_stream(events: Iterable[tuple[str, object]], dice: Random) -> list[bytes]:
     """
     Return the events of a stream as bytes, one piece for each.
 
@@ -31,7 +31,7 @@ def event_stream(events: Iterable[tuple[str, Any]], dice: Random) -> list[bytes]
     return [_event(name, data, end, space, dice if strange else None) for name, data in events]
 
 
-def _event(name: str, data: Any, end: bytes, space: bytes, dice: Random | None) -> bytes:
+def _event(name: str, data: object, end: bytes, space: bytes, dice: Random | None) -> bytes:
     lines = [b"event: " + name.encode()] if name else []
     spread = dice is not None and dice.random() < 0.3
     if dice is not None and dice.random() < 0.3:
@@ -42,7 +42,7 @@ def _event(name: str, data: Any, end: bytes, space: bytes, dice: Random | None) 
     return end.join([*lines, b"", b""])
 
 
-def array_stream(values: Iterable[Any], dice: Random) -> list[bytes]:
+def array_stream(values: Iterable[object], dice: Random) -> list[bytes]:
     """Return JSON values as the elements of one array, one piece for each."""
     between = dice.choice((b",", b",\r\n", b"\n,\n"))
     found = [json.dumps(value, ensure_ascii=False, indent=dice.choice((None, 2))).encode() for value in values]

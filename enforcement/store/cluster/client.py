@@ -77,7 +77,7 @@ class ClusterClient(StoreClient):
         for node in list(self._slot_map.nodes.values()):
             self._client_of(node).close()
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:
+    def execute_command(self, *args: object, **options: object) -> object:
         """Send a command to the node or nodes of its keys, and return the reply. Raises redis-py's errors."""
         name = str(args[0]).split(" ")[0].upper()
         if name in _EVERYWHERE:
@@ -108,14 +108,14 @@ class ClusterClient(StoreClient):
             raise errors[0]
         return min(replies, key=bool)  # an empty reply wins: a list of functions counts only if all nodes have them
 
-    def _execute_anywhere(self, args: Any, options: Any) -> Any:
+    def _execute_anywhere(self, args: object, options: object) -> object:
         *others, last = self._primaries()
         for node in others:
             with contextlib.suppress(*_UNREACHABLE):
                 return self._execute(node, args, options)
         return self._execute(last, args, options)
 
-    def _execute(self, node: Node, args: Any, options: Any) -> Any:
+    def _execute(self, node: Node, args: object, options: object) -> object:
         return self._follow(node, self._send, args, options)
 
     def _follow(self, node: Node, send: Callable[..., Any], *arguments: Any) -> Any:
@@ -200,7 +200,7 @@ class _ClusterPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send all commands and return their replies, in the order of the commands. Raises redis-py's errors."""
-        stack, replies = list(self.command_stack), dict[int, Any]()
+        stack, replies = list(self.command_stack), dict[int, object]()
         for node, positions in self._by_node(stack).items():
             part = [stack[position] for position in positions]
             some = self._client._follow(node, self._send, part, raise_on_error)
@@ -217,7 +217,7 @@ class _ClusterPipeline(Pipeline):
             by_node.setdefault(self._client._owner(key or first or ""), []).append(position)
         return by_node
 
-    def _send(self, node: Node, asking: bool, stack: list[Any], raise_on_error: bool) -> list[Any]:
+    def _send(self, node: Node, asking: bool, stack: list[object], raise_on_error: bool) -> list[object]:
         self.command_stack = list(stack)
         self.connection_pool = self._client._client_of(node).connection_pool
         try:

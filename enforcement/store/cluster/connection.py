@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from hiredis import ReplyError
 
@@ -23,7 +23,7 @@ MAX_REDIRECTS: Final = 2
 """One for a slot that has moved, and another for a slot that is being moved."""
 _LOAD: Final = b"*4\r\n$8\r\nFUNCTION"
 
-Hops = Generator[tuple[Node, bool], Any, Any]
+Hops = Generator[tuple[Node, bool], object, object]
 
 
 def away(node: Node) -> StoreError:
@@ -71,7 +71,7 @@ def after_failure(slot_map: SlotMap, node: Node, exc: StoreError, *, respects_br
         del exc  # its traceback contains this frame: a late reply must not wait for the garbage collector
 
 
-def drive(hops: Hops, send: Callable[..., Any], *arguments: Any) -> Any:
+def drive(hops: Hops, send: Callable[..., object], *arguments: object) -> object:
     """Run the generator of :func:`after_failure` with ``send(node, asking, *arguments)``, and return the reply."""
     try:
         node, asking = next(hops)
@@ -101,7 +101,7 @@ class ClusterPipe:
         self._respects_breakers = respects_breakers
         self._pipes: dict[Node, SyncPipe] = {}
 
-    def call(self, command: bytes, deadline: float = 0.0) -> Any:
+    def call(self, command: bytes, deadline: float = 0.0) -> object:
         """
         Send one encoded command to the node of its first key and return the parsed reply.
 
@@ -116,7 +116,7 @@ class ClusterPipe:
             return self.call_again(command, deadline - monotonic())
         return self._call_on(node, (self._pipes.get(node) or self._pipe_of(node)).call, command, deadline)
 
-    def call_again(self, command: bytes, seconds: float) -> Any:
+    def call_again(self, command: bytes, seconds: float) -> object:
         """
         Send a further command of a decision to the node of its first key, or the library to each, and return the reply.
 
@@ -132,7 +132,7 @@ class ClusterPipe:
         pipe = self._pipe_of(node)
         return self._call_on(node, lambda command, _: pipe.call_again(command, seconds), command, deadline)
 
-    def _call_on(self, node: Node, call: Callable[[bytes, float], Any], command: bytes, deadline: float) -> Any:
+    def _call_on(self, node: Node, call: Callable[[bytes, float], object], command: bytes, deadline: float) -> object:
         """Send a command to a node by *call*, follow redirections, and return the reply."""
         breaker, respects = node.breaker, self._respects_breakers
         if respects and breaker.open:
@@ -151,7 +151,7 @@ class ClusterPipe:
         for pipe in list(self._pipes.values()):
             pipe.close()
 
-    def _send(self, node: Node, asking: bool, command: bytes, deadline: float) -> Any:
+    def _send(self, node: Node, asking: bool, command: bytes, deadline: float) -> object:
         return self._pipe_of(node).call_again(command, deadline - monotonic(), asking=asking)
 
     def _pipe_of(self, node: Node) -> SyncPipe:
@@ -179,7 +179,7 @@ class AsyncClusterPipe:
         self._respects_breakers = respects_breakers
         self._pipes: dict[Node, AsyncPipe] = {}
 
-    async def call(self, command: bytes) -> Any:
+    async def call(self, command: bytes) -> object:
         """
         Send an encoded command to the node of its first key, or ``FUNCTION LOAD`` to all nodes, and return what they
         reply.
@@ -194,7 +194,7 @@ class AsyncClusterPipe:
         pipe = self._pipes.get(node) or self._pipe_of(node)
         return await self._call_on(node, pipe.call, command, deadline)
 
-    async def call_again(self, command: bytes, deadline: float) -> Any:
+    async def call_again(self, command: bytes, deadline: float) -> object:
         """
         Send a further command of a decision before this deadline, in monotonic seconds, and return the reply.
 
@@ -208,8 +208,8 @@ class AsyncClusterPipe:
         return await self._call_on(node, lambda command: pipe.call_again(command, deadline), command, deadline)
 
     async def _call_on(
-        self, node: Node, call: Callable[[bytes], Awaitable[Any]], command: bytes, deadline: float
-    ) -> Any:
+        self, node: Node, call: Callable[[bytes], Awaitable[object]], command: bytes, deadline: float
+    ) -> object:
         """Send a command to a node by *call*, follow redirections, and return the reply."""
         breaker, respects = node.breaker, self._respects_breakers
         if respects and breaker.open:
@@ -225,7 +225,7 @@ class AsyncClusterPipe:
             breaker.succeeded()
         return reply
 
-    async def _follow(self, hops: Hops, command: bytes, deadline: float) -> Any:
+    async def _follow(self, hops: Hops, command: bytes, deadline: float) -> object:
         """Send a command to the nodes of *hops*, as :func:`drive` does, and return the reply."""
         try:
             node, asking = next(hops)
@@ -265,7 +265,7 @@ class AsyncClusterPipe:
         except TimeoutError as exc:
             raise StoreError("timeout", "no table of slots in time", executed=False) from exc
 
-    async def _call_everywhere(self, command: bytes, deadline: float) -> list[Any]:
+    async def _call_everywhere(self, command: bytes, deadline: float) -> list[object]:
         nodes = [node for node in self._slot_map.nodes.values() if not node.breaker.open]
         replies = await asyncio.gather(*(self._pipe_of(node).call_again(command, deadline) for node in nodes))
         for reply in replies:

@@ -118,11 +118,11 @@ class FilePlan:
         ]
 
     @property
-    def reviews(self) -> dict[str, dict[str, Any]]:
+    def reviews(self) -> dict[str, dict[str, object]]:
         """What the control plane says of policies that change, by their slugs."""
         return {one["label"]: one["review"] for one in self.found["objects"] if one["review"]}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the plan as JSON values, from which :func:`saved_wish` reads what it was made for."""
         body = self.wish.body()
         return {
@@ -178,7 +178,7 @@ def _result(server: ControlPlane, job: Mapping[str, Any]) -> Mapping[str, Any]:
     if job["state"] != "done":
         detail = f"The job {job['id']} has ended as {job['state']}. Nothing was changed. {job['error']}".rstrip()
         raise RequestRefused(409, job["result"].get("code", "job_ended"), detail, "", errors=errors_in(job["result"]))
-    result: Mapping[str, Any] = job["result"]
+    result: Mapping[str, object] = job["result"]
     return result
 
 

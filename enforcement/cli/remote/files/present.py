@@ -49,7 +49,7 @@ def read_present(
     return found
 
 
-def _policy(row: Row) -> dict[str, Any]:
+def _policy(row: Row) -> dict[str, object]:
     """Return a policy as a policy file has it."""
     values = {name: row[name] for name in POLICY}
     values["metering"] = read_metering(row["metering"])
@@ -57,7 +57,7 @@ def _policy(row: Row) -> dict[str, Any]:
     return without_defaults(values, POLICY)
 
 
-def _overrides(rows: Iterable[Row], now: datetime) -> dict[str, dict[str, Any]]:
+def _overrides(rows: Iterable[Row], now: datetime) -> dict[str, dict[str, object]]:
     """Return overrides of a project or of tokens as a policy file has them, by what names them."""
     found = {}
     for row in rows:

@@ -61,7 +61,7 @@ class _Composer:
     def __init__(self, name: str) -> None:
         self._source = FileSource(name)
 
-    def file(self, events: Iterator[Any]) -> FileSource:
+    def file(self, events: Iterator[yaml.Event]) -> FileSource:
         """Return the file. Raises InvalidFile, and yaml.YAMLError."""
         next(events)  # the stream begins
         if isinstance(next(events), yaml.DocumentStartEvent):
@@ -82,13 +82,13 @@ class _Composer:
             return _scalar(event)
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, path)
-        values: list[Any] = []
+        values: list[object] = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             values.append(self._value(events, event, (*path, len(values))))
         return values
 
     def _mapping(self, events: Iterator[Any], path: Path) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             key, line = self._key(event, path), event.start_mark.line + 1
             if key in values:
@@ -98,7 +98,7 @@ class _Composer:
             self._source.lines[(*path, key)] = line
         return values
 
-    def _key(self, event: Any, path: Path) -> str:
+    def _key(self, event: yaml.Event, path: Path) -> str:
         self._check(event)
         key = _scalar(event) if isinstance(event, yaml.ScalarEvent) else None
         if not isinstance(key, str):
@@ -116,7 +116,7 @@ class _Composer:
         return InvalidFile(self._source.name, event.start_mark.line + 1, path, reason)
 
 
-def _scalar(event: yaml.ScalarEvent) -> Any:
+def _scalar(event: yaml.ScalarEvent) -> object:
     text: str = event.value
     if not event.implicit[0]:  # it is in quotes
         return _joined(text) if _SURROGATE.search(text) else text
@@ -138,7 +138,7 @@ class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
