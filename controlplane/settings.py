@@ -311,7 +311,6 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["controlplane.web.restkit.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "controlplane.web.restkit.parsers.Negotiation",
-    "DEFAULT_PAGINATION_CLASS": "controlplane.web.restkit.pagination.CursorPage",
     "DEFAULT_SCHEMA_CLASS": "controlplane.web.restkit.schema.AutoSchema",
     "EXCEPTION_HANDLER": "controlplane.web.restkit.problems.handle",
     "URL_FORMAT_OVERRIDE": None,

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from time import monotonic
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 from django.core.cache import cache
 from django.db import connection, transaction
@@ -20,7 +20,6 @@ from django.db import connection, transaction
 from controlplane.core.requests import PerRequest
 from enforcement.logs import RateLimitedLogger
 
-P, T = ParamSpec("P"), TypeVar("T")
 USAGE, PREVIEW, HEARTBEATS, COUNTERS, PRICES = "usage", "preview", "heartbeats", "counters", "prices"
 # In words, for the sentence on a page.
 SOURCES = {
@@ -42,8 +41,8 @@ read_by: PerRequest[set[str]] = PerRequest(lambda request: set())
 _unread: ContextVar[tuple[str, ...]] = ContextVar("unread", default=())
 
 
-def optional(
-    source: str, otherwise: Callable[P, T], *, of_store: bool = False
+def optional[**P, T](
+    source: str, otherwise: Callable[..., Any], *, of_store: bool = False
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
     Return a decorator for a function that reads a source. If it raises, the result is that of *otherwise*.

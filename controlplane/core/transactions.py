@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import DatabaseError, connection, models, transaction
+from django.db import DatabaseError, connection, connections, models, transaction
 
 # A process that is suspended inside a transaction keeps its locks. PostgreSQL ends the transaction after this time.
 IDLE_MS = 5_000
@@ -37,12 +37,13 @@ def snapshot() -> Iterator[None]:
 @contextmanager
 def _deferred() -> Iterator[None]:
     """Run the block with transactions of SQLite that begin without the write lock, which a reader does not need."""
-    usual = connection.transaction_mode
-    connection.transaction_mode = "DEFERRED"
+    attributes = vars(connections[connection.alias])
+    usual = attributes["transaction_mode"]
+    attributes["transaction_mode"] = "DEFERRED"
     try:
         yield
     finally:
-        connection.transaction_mode = usual
+        attributes["transaction_mode"] = usual
 
 
 @contextmanager

@@ -15,18 +15,26 @@ from controlplane.web.restkit.problems import InvalidQuery
 
 class CursorPage(BasePagination):
     """
-    A page of rows in the view's ``ordering``, whose fields together are unique.
+    A page of the rows of a list.
 
     A cursor holds the direction and the values of the row at the edge. It is signed, so a client cannot forge one.
     """
 
-    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Model]:
-        self._request, self._ordering = request, view.list_order()
-        self._salt = f"cursor:{self._ordering}:{request.path}"
-        size, cursor = view.query["page_size"], view.query.get("cursor")
+    def rows_of[M: Model](
+        self, rows: QuerySet[M], request: Request, ordering: tuple[str, ...], size: int, cursor: str | None
+    ) -> list[M]:
+        """
+        Return the rows of a page, or raise InvalidQuery if the cursor is none of this list.
+
+        Args:
+            ordering: The columns by which the list is ordered, which are unique together.
+            size: The number of rows of a page.
+            cursor: Where the page begins. None: with the first row.
+        """
+        self._request, self._ordering = request, ordering
+        self._salt = f"cursor:{ordering}:{request.path}"
         backwards, edge = self._read(cursor) if cursor else (False, None)
-        rows = _beyond(queryset, self._ordering, edge, backwards)[: size + 1]
-        found = list(rows)
+        found = list(_beyond(rows, ordering, edge, backwards)[: size + 1])
         more, page = len(found) > size, found[:size]
         if backwards:
             page.reverse()
@@ -46,7 +54,7 @@ class CursorPage(BasePagination):
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         return []  # the parameters are fields of the view's query
 
-    def _read(self, cursor: str) -> tuple[bool, list[Any]]:
+    def _read(self, cursor: str) -> tuple[bool, list[str]]:
         try:
             backwards, edge = signing.loads(cursor, salt=self._salt)
         except signing.BadSignature as exc:
@@ -55,7 +63,8 @@ class CursorPage(BasePagination):
         return backwards, edge
 
     def _cursor(self, row: Model, *, backwards: bool) -> str:
-        edge = [_plain(row, name.lstrip("-")) for name in self._ordering]
+        fields = {field.name: field for field in row._meta.concrete_fields}
+        edge = [fields[name.lstrip("-")].value_to_string(row) for name in self._ordering]
         return signing.dumps([backwards, edge], salt=self._salt)
 
 
@@ -78,10 +87,12 @@ def _link(request: Request, cursor: str | None) -> str | None:
     return cursor and replace_query_param(request.build_absolute_uri(), "cursor", cursor)
 
 
-def _beyond(queryset: QuerySet[Any], ordering: tuple[str, ...], edge: list[Any] | None, backwards: bool) -> QuerySet:
+def _beyond[M: Model](
+    rows: QuerySet[M], ordering: tuple[str, ...], edge: list[str] | None, backwards: bool
+) -> QuerySet[M]:
     """Return a query of the rows behind the row at the *edge* of a page, or of all for None, in order or backwards."""
     signs = [(name.lstrip("-"), name.startswith("-") != backwards) for name in ordering]
-    ordered = queryset.order_by(*(f"-{name}" if falling else name for name, falling in signs))
+    ordered = rows.order_by(*(f"-{name}" if falling else name for name, falling in signs))
     if edge is None:
         return ordered
     beyond, equal = Q(), Q()
@@ -89,7 +100,3 @@ def _beyond(queryset: QuerySet[Any], ordering: tuple[str, ...], edge: list[Any] 
         beyond |= equal & Q(**{f"{name}__{'lt' if falling else 'gt'}": value})
         equal &= Q(**{name: value})
     return ordered.filter(beyond)
-
-
-def _plain(row: Model, name: str) -> str:
-    return row._meta.get_field(name).value_to_string(row)

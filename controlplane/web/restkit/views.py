@@ -1,13 +1,14 @@
 """The base classes of the API's views, with the query, the conditions, the change and the headers of the response."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 from django.db.models import Model, QuerySet
+from django.utils.functional import cached_property
 from rest_framework import status
 from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from rest_framework.parsers import BaseParser
@@ -26,6 +27,7 @@ from controlplane.web.restkit.authentication import Access, LimitedKey
 from controlplane.web.restkit.deprecation import Deprecation, headers_of, noted
 from controlplane.web.restkit.idempotency.answers import Answer, ReusedKeyError, StillRunningError, answer_once
 from controlplane.web.restkit.ordering import Orders, columns_of
+from controlplane.web.restkit.pagination import CursorPage
 from controlplane.web.restkit.parsers import MergePatchParser, is_merge_patch, merged
 from controlplane.web.restkit.problems import Conflict, IdempotencyKeyReused, RequestRunning
 from controlplane.web.restkit.requests import fingerprint, idempotency_key_of, reason_of
@@ -65,6 +67,7 @@ class ApiView[M: Model](ThrottledView, GenericViewSet[M]):
     """
 
     serializer_class: type[Serializer]
+    pagination_class: type[CursorPage] | None = CursorPage
     scopes: ClassVar[dict[str, str]] = {}
     queries: ClassVar[dict[str, type[QuerySerializer]]] = {}
     of_all_projects: ClassVar[tuple[str, ...]] = ()
@@ -262,9 +265,17 @@ class ApiView[M: Model](ThrottledView, GenericViewSet[M]):
         tag = {"ETag": etag(obj)} if self.conditional and isinstance(obj, RecordedModel) else {}
         return Response(self.get_serializer(obj).data, code, headers={**tag, **(headers or {})})
 
-    def page(self) -> Sequence[M]:
+    def page(self) -> list[M]:
         """Return the rows of the page of the list that the query asks for."""
-        return self.paginate_queryset(self.get_queryset()) or []
+        ordering, size, cursor = self.list_order(), self.query["page_size"], self.query.get("cursor")
+        return self.pages.rows_of(self.get_queryset(), self.request, ordering, size, cursor)
+
+    @cached_property
+    def pages(self) -> CursorPage:
+        return (self.pagination_class or CursorPage)()
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return self.pages.get_paginated_response(data)
 
 
 def revision_header(revision: int | None) -> str:
