@@ -29,6 +29,7 @@ from controlplane.objects.keys.models import ManagementKey
 from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.actions import issue_token
 from controlplane.objects.projects.models import Project, Token
+from controlplane.operations.health.conditions import latest
 from controlplane.traffic.fleet.models import Instance
 from enforcement import Limiter
 from enforcement.embedded import ValkeyServer
@@ -42,6 +43,12 @@ from tests.scale import scale
 Call = Callable[..., HttpResponse]
 ANN = Actor("ann", "api", "req-1")
 PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(autouse=True)
+def health_of_now() -> None:
+    """Let each test find out for itself what needs a hand."""
+    latest.forget()
 
 
 @pytest.fixture(scope="session", autouse=True)

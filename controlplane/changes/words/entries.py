@@ -36,6 +36,7 @@ KINDS = {
     "managementkey": "management key",
     "breakglass": "break glass",
     "suspension": "value",
+    "acknowledgement": "answer to",
 }
 # For a suspended value, these say what was done to the value, and not to its suspension.
 OF_A_VALUE = {"create": "suspended", "delete": "resumed", "update": "suspended with another end"}

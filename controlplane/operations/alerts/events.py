@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from controlplane.objects.projects.models import Project
+from controlplane.operations.alerts.acknowledging import forget, to_be_told
 from controlplane.operations.alerts.findings import AlertFinding, Found
 from controlplane.operations.alerts.models import RAISED, RESOLVED, AlertEvent, AlertRule
 from controlplane.operations.alerts.rule_kinds import KINDS
@@ -82,6 +83,7 @@ def _of_subject(
         highest = max(still, key=lambda event: event.level)
         over = [_resolved(highest, now)] if rule.recovery else []
         _close(still, now)
+        forget(rule, highest.subject)
         still = []
     if finding is None or not _is_new(rule, finding, past, now):
         return over
@@ -144,6 +146,7 @@ def _tell(rule: AlertRule, events: list[AlertEvent]) -> None:
     destinations = list(rule.destinations.filter(active=True)) if events else []
     if not destinations:
         return
+    events = to_be_told(rule, events, max(event.at for event in events))
     projects = Project.objects.filter(pk__in={event.project_id for event in events})
     slugs = dict[str | None, str](projects.values_list("pk", "slug"))
     for event in events:

@@ -11,7 +11,7 @@ from controlplane.core.ids import new_id
 from controlplane.core.records import RecordedModel
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.policies.models import Limit
-from controlplane.objects.projects.models import Project
+from controlplane.objects.projects.models import Project, isoformat
 from controlplane.operations.alerts.rule_kinds import KINDS, LONGEST, Kind, usual_thresholds
 from controlplane.operations.webhooks.models import Destination
 from enforcement.model.sizes import MAX_NUMBER
@@ -190,11 +190,53 @@ class AlertEvent(models.Model):
 
 
 class Steadiness(models.Model):
-    """The only row. Since when each look has found the store reachable, without a gap between two of them."""
+    """
+    The only row. Whether looks find the store reachable.
+
+    Attributes:
+        steady_since: Since when each look has found it, without a gap between two of them.
+        away_since: Since when none has found it. None: the last one has.
+        was_away_since, was_away_until: The last time without it that is over.
+    """
 
     number = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     looked_at = models.DateTimeField()
     steady_since = models.DateTimeField(null=True)
+    away_since = models.DateTimeField(null=True)
+    was_away_since = models.DateTimeField(null=True)
+    was_away_until = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return f"steady since {self.steady_since}"
+
+
+class Acknowledgement(RecordedModel):
+    """
+    That somebody takes care of what needs a hand, or wants to hear nothing of it for some time.
+
+    Attributes:
+        subject: The key of the condition.
+        fault: What was the matter, in words.
+        level, weight: How bad it was. What is worse is shown again.
+        until: When it is shown again. None: not before it is over.
+    """
+
+    ACKNOWLEDGED, MUTED = "acknowledged", "muted"
+    STATES = tuple((state, state) for state in (ACKNOWLEDGED, MUTED))
+
+    subject = models.CharField(primary_key=True, max_length=400)
+    state = models.CharField(max_length=12, choices=STATES)
+    fault = models.CharField(max_length=500)
+    level = models.PositiveSmallIntegerField()
+    weight = models.PositiveIntegerField()
+    project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="+")
+    by = models.CharField(max_length=200, validators=[PRINTABLE])
+    at = models.DateTimeField(default=timezone.now)
+    until = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.fault[:200]
+
+    def as_record(self) -> dict[str, Any]:
+        fields = {"subject": self.subject, "state": self.state, "project": self.project_id, "by": self.by}
+        return {**fields, "until": isoformat(self.until)}

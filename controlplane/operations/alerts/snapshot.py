@@ -67,12 +67,16 @@ class Look:
 
     def _steady_since(self) -> datetime | None:
         before = Steadiness.objects.filter(number=1).first()
-        since = None
+        since, away_since = None, before.away_since if before is not None else None
+        found: dict[str, datetime | None] = {"looked_at": self.now}
         if not self.away:
             # The clock may have been set back since.
             goes_on = before is not None and before.steady_since and abs(self.now - before.looked_at) <= GAP
             since = before.steady_since if before is not None and goes_on else self.now
-        Steadiness.objects.update_or_create(number=1, defaults={"looked_at": self.now, "steady_since": since})
+            if away_since:
+                found |= {"was_away_since": away_since, "was_away_until": self.now}
+        found |= {"steady_since": since, "away_since": (away_since or self.now) if self.away else None}
+        Steadiness.objects.update_or_create(number=1, defaults=found)
         return since
 
     def counters(self) -> Counters:

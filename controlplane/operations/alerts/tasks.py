@@ -7,7 +7,7 @@ A task may run twice, even at the same time. Of two looks at the same time, only
 from celery import shared_task
 from django.utils import timezone
 
-from controlplane.operations.alerts import events, run, usual
+from controlplane.operations.alerts import acknowledging, events, run, usual
 
 
 @shared_task(name="controlplane.alerts.tasks.evaluate")
@@ -19,5 +19,6 @@ def evaluate() -> int:
 
 @shared_task(name="controlplane.alerts.tasks.prune")
 def prune() -> int:
-    """Delete the events that have been over for 90 days, and return their number."""
+    """Delete the events that have been over for 90 days, and mutes that have ended, and return the number of events."""
+    acknowledging.prune(timezone.now())
     return events.prune(timezone.now())

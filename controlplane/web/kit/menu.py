@@ -61,6 +61,7 @@ def _limits() -> list[dict[str, Any]]:
 
 def _activity() -> list[dict[str, Any]]:
     pending = "controlplane.web.pages.publishing.pending_badge"
+    firing = "controlplane.web.overview.hands.firing_badge"
     return [
         _menu("Usage", "bar_chart", "usage_usagerow_changelist", "usage.view_usagerow"),
         _menu("Statements", "receipt_long", "statements_monthrow_changelist", "statements.view_monthrow"),
@@ -70,7 +71,7 @@ def _activity() -> list[dict[str, Any]]:
         _menu("Daily reports", "summarize", "usage_dailyreport_changelist", "usage.view_dailyreport"),
         _menu("Instances", "dns", "fleet_instance_changelist", "fleet.view_instance"),
         _menu("Revisions", "history", "publishing_revision_changelist", "publishing.view_revision", pending),
-        _menu("Alerts", "notifications", "alerts_alertevent_changelist", "alerts.view_alertevent"),
+        _menu("Alerts", "notifications", "alerts_alertevent_changelist", "alerts.view_alertevent", firing),
         _menu("Alert rules", "rule", "alerts_alertrule_changelist", "alerts.view_alertrule"),
         _menu("Destinations", "send", "webhooks_destination_changelist", "webhooks.view_destination"),
         _menu("Emergency", "emergency", "emergency_suspension_changelist", ""),

@@ -11,14 +11,16 @@ from controlplane.core import optional
 from controlplane.objects.people.scope import is_member, is_operator, projects_of
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project
-from controlplane.operations.health.conditions import conditions, lost_now
+from controlplane.operations.health.of_fleet import lost_now
 from controlplane.traffic.fleet.heartbeats import fleet_now
 from controlplane.traffic.fleet.models import Instance
 from controlplane.traffic.usage.models import UsageRow
 from controlplane.web.kit.first_steps import first_steps
 from controlplane.web.kit.site import list_url
-from controlplane.web.overview import chart, decisions, health
+from controlplane.web.overview import chart, decisions
 from controlplane.web.overview.ending import ending
+from controlplane.web.overview.fleet import fleet_rows, summary
+from controlplane.web.overview.hands import hands
 from controlplane.web.overview.spans import SPANS, Span
 from controlplane.web.pages.near import near_card
 
@@ -36,9 +38,10 @@ def dashboard_callback(request: HttpRequest, context: dict[str, Any]) -> dict[st
     if user.has_perms((USAGE, TOKENS)):
         seen["near"] = near_card(request)
     if is_operator(user):
-        # The health and the steps are those of the installation, with all its projects.
+        # The fleet and the steps are those of the installation, with all its projects.
         seen |= _installation(span, now)
     if is_member(user):
+        seen["hands"] = hands(request, now)
         seen["ending"] = ending(user, projects_of(user), now)
     return context | seen | {"sees_nothing": not is_member(user)}
 
@@ -77,13 +80,10 @@ def _decisions(projects: QuerySet[Project] | None, user: Any, span: Span, now: d
 def _installation(span: Span, now: datetime) -> dict[str, object]:
     """Return the panels for operators."""
     fleet, lost = fleet_now(), lost_now(now)
-    facts = health.facts_of(conditions(fleet, lost, now), now)
-    rows = health.fleet_rows(fleet, lost, now)
+    rows = fleet_rows(fleet, lost, now)
     return {
         "first_steps": first_steps(now),
-        "troubles": [fact for fact in facts if fact.kind == "bad"],
-        "health": facts,
-        "well": all(fact.kind == "good" for fact in facts),
+        "fleet_summary": summary(fleet),
         "alone": optional.optional(optional.USAGE, lambda *_: None)(decisions.without_store)(span, now),
         "instances_url": list_url(Instance),
         "fleet": rows,

@@ -8,7 +8,7 @@ from django.utils.functional import SimpleLazyObject
 
 from controlplane.core.optional import unread
 from controlplane.objects.emergency.models import BreakGlass
-from controlplane.operations.health.conditions import broken_glass
+from controlplane.operations.health.of_store import broken_glass
 
 
 def banner(request: HttpRequest) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.actions import rotate_token
 from controlplane.objects.projects.models import Token
 from controlplane.operations.explain import live_counters
-from controlplane.operations.health.conditions import quotas
+from controlplane.operations.health.of_store import of_quotas
 from controlplane.releases.publishing import publisher
 from controlplane.releases.publishing.reconcile import reconcile
 from controlplane.traffic.usage import checkpoints
@@ -467,28 +467,26 @@ def test_counts_that_never_end_are_kept_as_long_as_the_store_keeps_them(store, l
 # Telling.
 
 
-def health_of(name: str) -> str | None:
-    """What the admin's first page says under this name."""
-    facts = quotas(timezone.now())
-    return next((f"{fact.text} {fact.detail}" for fact in facts if fact.name == name), None)
+def told() -> list[str]:
+    """What the admin's first page says of saved quotas."""
+    return [one.fault for one in of_quotas(timezone.now())]
 
 
 def test_the_first_page_says_whether_quotas_are_kept(token, limiter):
     """Nothing runs, then it does, then it stopped a minute ago."""
-    assert "not saved yet" in health_of("Quotas")
+    assert told() == ["Quotas were never saved"]
     spend(limiter, token, 1)
     checkpoint()
-    assert "saved" in health_of("Quotas")
-    assert "1 counter of a day or longer" in health_of("Quotas")
+    assert told() == []
     CheckpointRun.objects.update(at=timezone.now() - timedelta(seconds=61))
-    assert "late" in health_of("Quotas")
+    assert told() == ["Quotas are not saved"]
 
 
 def test_without_durable_limits_nothing_is_said_of_them(store):
     """An alarm that means nothing is no alarm."""
     LimitFactory(window_seconds=3600)
 
-    assert health_of("Quotas") is None
+    assert told() == []
 
 
 def test_their_age_is_a_metric(token, limiter, client):

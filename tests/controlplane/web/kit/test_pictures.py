@@ -51,7 +51,7 @@ def test_the_pages_that_answer_questions(walker: Walker, store, settings):
 
 def what_needs_a_hand(walker: Walker) -> None:
     walker.open("/admin/?range=24h")
-    walker.reads("2 lost in the last hour")
+    walker.reads("are lost")
     walker.reads("kestrel-desk")
     picture(walker, "admin", 1180)
 

@@ -104,8 +104,8 @@ def see_who_is_near_a_limit(operator: Operator) -> None:
 
 def see_which_instances_run_the_newest_revision(operator: Operator) -> None:
     operator.start()
-    operator.walker.reads("3 of 3 current")
-    operator.walker.reads("2 lost in the last hour")
+    operator.walker.reads("3 of 3 run revision")
+    operator.walker.reads("are lost")
 
 
 def raise_a_quota_until_friday(operator: Operator) -> None:

@@ -17,6 +17,7 @@ from controlplane.core.store import keys
 from controlplane.objects.people.models import Membership
 from controlplane.objects.prices.models import BrokenBound
 from controlplane.objects.projects.models import Project
+from controlplane.operations.health.conditions import latest
 from controlplane.traffic.fleet.heartbeats import live_instances, lost_instances
 from controlplane.traffic.usage.models import DailyReport, UsageRow
 from controlplane.web.kit.filters import InstantRangeForm
@@ -47,6 +48,12 @@ def minute_of(now=None):
 def page(admin_client):
     """``page("24h")``: the Overview as an operator sees it."""
     return lambda span="1h": admin_client.get(f"/admin/?range={span}")
+
+
+def lines(shown, subject):
+    """Return the lines about conditions whose key begins so."""
+    hands = shown.context["hands"]
+    return [line for line in (*hands["lines"], *hands["rest"]) if line.condition.subject.startswith(subject)]
 
 
 def test_each_count_is_a_link_to_its_rows(page):
@@ -175,11 +182,8 @@ def test_lost_instances_are_a_red_line(page, lost):
 
     shown = page()
 
-    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Instances"]
-    assert trouble.text == "2 lost in the last hour"
-    assert "us-1" in trouble.detail
-    assert "stopped" not in trouble.detail
-    assert "0 still report." in trouble.detail
+    (line,) = lines(shown, "lost")
+    assert (line.is_urgent, line.sentence) == (True, "us-1 and us-2 are lost 0 still report")
 
 
 def test_those_that_still_report_do_not_let_the_lost_be_forgotten(page, lost, store):
@@ -190,8 +194,9 @@ def test_those_that_still_report_do_not_let_the_lost_be_forgotten(page, lost, st
     with Limiter(store.url, instance="us-3"):
         shown = page()
 
-    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Instances"]
-    assert trouble.text == "1 lost in the last hour"
+    (line,) = lines(shown, "lost")
+    assert line.sentence == "us-1 is lost 1 still reports"
+    assert line.condition.deed == "See us-1"
 
 
 def test_who_reports_is_not_lost_though_the_worker_is_late(page, lost, store):
@@ -202,7 +207,7 @@ def test_who_reports_is_not_lost_though_the_worker_is_late(page, lost, store):
         assert eventually(live_instances)
         shown = page()
 
-    assert [fact.name for fact in shown.context["troubles"] if fact.name == "Instances"] == []
+    assert lines(shown, "lost") == []
 
 
 def test_an_older_loss_is_in_the_table_only(page, lost):
@@ -212,7 +217,7 @@ def test_an_older_loss_is_in_the_table_only(page, lost):
 
     shown = page()
 
-    assert [fact.name for fact in shown.context["troubles"]] == []
+    assert lines(shown, "lost") == []
     assert [row["link"].split(">")[1].split("<")[0] for row in shown.context["fleet"]] == ["us-1"]
 
 
@@ -222,8 +227,8 @@ def test_nobody_is_called_lost_while_the_store_is_away(page, instance, lost_at):
 
     shown = page()
 
-    assert [fact.name for fact in shown.context["troubles"]] == ["Store"]
-    assert "Until then, proxies decide by each limit" in shown.text
+    assert [line.condition.subject for line in shown.context["hands"]["lines"]] == ["store"]
+    assert "The store does not answer" in shown.text
 
 
 def test_a_stopped_fleet_asks_the_store_only_if_somebody_is_silent(django_assert_num_queries):
@@ -300,7 +305,7 @@ def test_a_member_sees_the_decisions_of_their_projects_only(member):
     page = member.get("/admin/")
 
     assert page.context["totals"] == {"allowed": 3, "denied": 0, "would_deny": 1}
-    for text in ("their-token", "their-policy", "4,711", "not reachable", "Decided without", "First steps"):
+    for text in ("their-token", "their-policy", "4,711", "The store does not answer", "Decided without", "First steps"):
         assert text not in page.text
     assert [row["count"] for row in page.context["ending"]] == [0] * len(page.context["ending"])
 
@@ -314,20 +319,23 @@ def test_an_operator_of_the_group_sees_everything(page):
 
     shown = client.get("/admin/")
 
-    assert "not reachable" in shown.text
+    assert "The store does not answer" in shown.text
     assert "Ends within 7 days" in shown.text
 
 
 def test_a_broken_bound_needs_a_hand(page):
     """For a day."""
-    assert "Bounds" not in [fact.name for fact in page().context["health"]]
+    assert lines(page(), "bounds") == []
     row = BrokenBound.objects.create(
         project_id="proj_1", model="gpt-x", format="openai-chat", requests=1, added=5, last_at=timezone.now()
     )
+    latest.forget()
 
-    assert "gpt-x (openai-chat)" in next(fact.detail for fact in page().context["troubles"] if fact.name == "Bounds")
+    (line,) = lines(page(), "bounds")
+    assert line.condition.fault == "A bound of gpt-x was broken"
     BrokenBound.objects.filter(pk=row.pk).update(last_at=timezone.now() - timedelta(hours=25))
-    assert "Bounds" not in [fact.name for fact in page().context["health"]]
+    latest.forget()
+    assert lines(page(), "bounds") == []
 
 
 def test_instances_are_judged_as_by_the_doctor(page, client_of_store):
@@ -343,8 +351,8 @@ def test_instances_are_judged_as_by_the_doctor(page, client_of_store):
 
     shown = page()
 
-    (trouble,) = [fact for fact in shown.context["troubles"] if fact.name == "Degraded"]
-    assert trouble.text == "1 degraded"
-    assert trouble.detail.startswith("The store evicts keys")
+    (degraded,) = lines(shown, "degraded|evicting")
+    assert degraded.sentence.startswith("us-1 is degraded the store evicts keys")
     assert "set maxmemory-policy to noeviction" in shown.text
-    assert [fact.text for fact in shown.context["health"] if fact.name == "Limits"] == ["1 unmetered"]
+    (unmetered,) = lines(shown, "unmetered|")
+    assert (unmetered.is_urgent, unmetered.condition.deed) == (False, "Fix the unit")
