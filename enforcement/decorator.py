@@ -38,7 +38,7 @@ Declared = str | Limit | Sequence[str | Limit]
 """Limits as users write them: ``"10/minute"``, ``"10/minute; 1000/day"``, a Limit, or a list of either."""
 
 FunctionKey = str | Callable[..., object] | None
-FunctionLimits = Declared | Callable[..., Declared | None] | Sequence[tuple[Any, FunctionKey]]
+FunctionLimits = Declared | Callable[..., Declared | None] | Sequence[tuple[object, FunctionKey]]
 """
 Limits of a function: as in :data:`Declared`, a function of its arguments that returns such limits or None for no limit,
 or pairs of either and the key that they count by.
@@ -133,7 +133,7 @@ class Declaration:
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., object],
         limits: FunctionLimits,
         key: FunctionKey,
         costs: FunctionCosts,
@@ -149,7 +149,7 @@ class Declaration:
         self._check(known_limits([group.limits for group in self._groups], costs, later=callable(costs)))
         self._costs = costs
 
-    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
+    def call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Call | None:
         """
         Return a new :class:`Call` with the limits, key and costs of a call, or None if no limit applies.
 
@@ -210,7 +210,7 @@ class _Group:
             self.name = f"{self.name}#{count + 1}"
         return self
 
-    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Limit, ...], str] | None:
+    def of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[tuple[Limit, ...], str] | None:
         """Return the limits of a call and their key as a pair, or None if none applies."""
         limits = chosen(self._choose(*args, **kwargs)) if self.limits is None else self.limits
         if limits is None or self._key is None:
@@ -298,7 +298,7 @@ def _read(limits: str | Limit | tuple[str | Limit, ...]) -> tuple[Limit, ...]:
 class _KeyFormat(Formatter):
     """Refuses None, which would count all callers as one, and objects whose text is their place in memory."""
 
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def get_field(self, field_name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
         result = super().get_field(field_name, args, kwargs)
         if result[0] is None:
             raise ValueError(
@@ -315,7 +315,7 @@ class _KeyFormat(Formatter):
 _KEY_FORMAT: Final = _KeyFormat()
 
 
-def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., object]:
+def _key_of(function: Callable[..., object], key: FunctionKey) -> Callable[..., object]:
     """Return a function that takes the arguments of a call and returns its key, which is not None."""
     if callable(key):
         return key
@@ -331,7 +331,7 @@ def _key_of(function: Callable[..., Any], key: FunctionKey) -> Callable[..., obj
             raise ValueError(f"key: must be '{{{key}}}' to count by the parameter, got {key!r}.")
         return lambda *args, **kwargs: key.format()
 
-    def made(*args: Any, **kwargs: Any) -> str:
+    def made(*args: object, **kwargs: object) -> str:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
         return _KEY_FORMAT.vformat(key, (), call.arguments)

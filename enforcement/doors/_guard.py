@@ -35,7 +35,7 @@ def check_limiter(limiter: object, kind: type[BaseLimiter]) -> None:
         raise TypeError(f"limiter: must be an {name}.{kind.__name__}, got {limiter!r}.")
 
 
-def _warn_of_twice(app: Any) -> None:
+def _warn_of_twice(app: object) -> None:
     """Log that an application is behind two limiters, as far as middleware shows what is behind it."""
     for _ in range(_MOST_MIDDLEWARE):
         if app is None:
@@ -46,7 +46,7 @@ def _warn_of_twice(app: Any) -> None:
         app = getattr(app, "app", None)
 
 
-def warn_of_both(request: Mapping[str, Any], subject: tuple[str, str]) -> None:
+def warn_of_both(request: Mapping[str, object], subject: tuple[str, str]) -> None:
     """
     Log that the policies of one token are charged by the middleware, and then again by what the application asks for.
 

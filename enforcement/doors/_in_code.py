@@ -34,7 +34,7 @@ logger = logging.getLogger("sluicegate.doors")
 
 _JOINED: Final = frozenset({"ratelimit", "ratelimit-policy"})
 _warned: set[str] = set()
-_wrapped: weakref.WeakSet[Any] = weakref.WeakSet()
+_wrapped: weakref.WeakSet[object] = weakref.WeakSet()
 
 Pairs = list[tuple[tuple[Limit, ...], str]]
 """The limits that apply to one request, each group with its key."""
@@ -69,7 +69,7 @@ class Group:
     scope: str | None
     number: int = 1
 
-    def key(self, view: str, found: Any, address: Callable[[], str | None], bits: Bits = USUAL_BITS) -> str | None:
+    def key(self, view: str, found: object, address: Callable[[], str | None], bits: Bits = USUAL_BITS) -> str | None:
         """
         Return the key that a request is counted under, or None if these limits do not apply to it.
 
@@ -102,10 +102,10 @@ def beside(groups: Sequence[Group], earlier: Sequence[Group]) -> tuple[Group, ..
 
 
 def groups_of(
-    limits: Any,
-    key: Any,
+    limits: object,
+    key: object,
     scope: str | None,
-    costs: Any,
+    costs: object,
     *,
     kinds: Sequence[str] = ("ip", "all"),
     source: str = "a function of the request",
@@ -137,13 +137,13 @@ def groups_of(
     return tuple(groups)
 
 
-def note_wrapped(view: Any) -> None:
+def note_wrapped(view: object) -> None:
     """Remember a view that a limit was put around, for :func:`warn_of_unlimited`."""
     with suppress(TypeError):  # not everything that can be called has weak references
         _wrapped.add(view)
 
 
-def warn_of_unlimited(views: Iterable[Any]) -> None:
+def warn_of_unlimited(views: Iterable[object]) -> None:
     """Log each view that is served without the limit that was put around it later, so that it has no effect."""
     served = list(views)
     limited = {id(inner) for view in served for inner in _inside(view)}
@@ -157,7 +157,7 @@ def warn_of_unlimited(views: Iterable[Any]) -> None:
                 )
 
 
-def _inside(view: Any) -> Iterator[Any]:
+def _inside(view: object) -> Iterator[object]:
     while (view := getattr(view, "__wrapped__", None)) is not None:
         yield view
 
@@ -183,7 +183,7 @@ def check_methods(methods: Any) -> frozenset[str] | None:
     return frozenset(methods)
 
 
-def check_function(name: str, function: Any) -> Any:
+def check_function(name: str, function: object) -> Any:
     """Return an argument that is a function or None. Raises TypeError if it is neither, or asynchronous."""
     if function is not None and not callable(function):
         raise TypeError(f"{name}: must be a function, got {function!r}.")
@@ -232,7 +232,7 @@ def is_shared(name: str) -> bool:
     return "<" in name
 
 
-def named_at(name: str, place: Any) -> str:
+def named_at(name: str, place: object) -> str:
     """Return the full name of a view with its place."""
     return f"{name}@{place}".replace(":", "_")
 

@@ -82,7 +82,7 @@ class Gate:
         return self._limiter
 
     def install(
-        self, app: Starlette, checks_tokens: Callable[[], bool], endpoints: Callable[[], Iterable[Any]]
+        self, app: Starlette, checks_tokens: Callable[[], bool], endpoints: Callable[[], Iterable[object]]
     ) -> None:
         """
         Add the middleware, error handlers and lifespan to *app*.
@@ -193,7 +193,7 @@ class StarletteVisit:
         with refusing():
             return without_token(shown, self.gate.anonymous)
 
-    def key(self, group: Group, found: Any, operation: str) -> str | None:
+    def key(self, group: Group, found: object, operation: str) -> str | None:
         """Return the key that a group counts the request under, or None. Raises HTTPRefused and TypeError."""
         with refusing():
             return group.key(operation, found, self.address)
@@ -325,7 +325,7 @@ def served_route(scope: Scope) -> Any:
     return included.starlette_route or included
 
 
-def place_of(route: Any) -> str:
+def place_of(route: object) -> str:
     """Return the methods and the path of a route, or an empty string if it has no path."""
     path = getattr(route, "path_format", "")
     methods = getattr(route, "methods", None) or ()

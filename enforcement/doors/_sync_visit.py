@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from enforcement.doors._guard import warn_of_both
 from enforcement.doors._in_code import Pairs, as_call, limit_headers, outlives_decision
@@ -29,6 +29,7 @@ from enforcement.plan.costs import Costs
 from enforcement.plan.decision import Decision, Denied
 
 _LISTS: Final = ("RateLimit", "RateLimit-Policy")
+ResultT = TypeVar("ResultT")
 Condition = Callable[[Any], bool]
 """Returns whether a request stays charged, by its response."""
 
@@ -74,7 +75,7 @@ class SyncVisit:
             self._conditional = (*self._conditional, (self._held[-1], charge_if, again))
         return decision
 
-    def settle(self, response: Any) -> None:
+    def settle(self, response: object) -> None:
         """
         Give back each charge whose condition the response does not meet, and show what is left then. A condition that
         fails ends the visit.
@@ -119,7 +120,7 @@ class SyncVisit:
                 present = headers.get(name) if name in _LISTS else None
                 headers[name] = f"{present}, {value}" if present else value
 
-    def environ(self) -> Mapping[str, Any]:
+    def environ(self) -> Mapping[str, object]:
         """Return the environ or scope of the request."""
         raise NotImplementedError
 
@@ -160,9 +161,9 @@ class DjangoVisit(SyncVisit):
         self.checked = False
         self._by_policies: Decision | None = None
 
-    def environ(self) -> Mapping[str, Any]:
+    def environ(self) -> Mapping[str, object]:
         """Return the environ or scope of the request."""
-        result: Mapping[str, Any] = getattr(self.request, "scope", self.request.META)
+        result: Mapping[str, object] = getattr(self.request, "scope", self.request.META)
         return result
 
     def address(self) -> str | None:
@@ -285,7 +286,7 @@ class _AsyncBody(_HeldBody):
             await in_thread(self.close)
 
 
-async def in_thread(call: Callable[..., Any], *args: Any) -> Any:
+async def in_thread(call: Callable[..., ResultT], *args: object) -> ResultT:
     """
     Call a function that may wait for the store in a thread, and return its result.
 

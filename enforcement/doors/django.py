@@ -27,7 +27,7 @@ with Requirement("The Django integration", "Django"):
     from django.core import checks
     from django.core.exceptions import ImproperlyConfigured
     from django.core.signals import setting_changed
-    from django.http import HttpResponse
+    from django.http import HttpRequest, HttpResponse
 
 from enforcement.decorator import Declared, chosen, declared
 from enforcement.doors._in_code import (
@@ -51,8 +51,8 @@ from enforcement.plan.decision import Decision, Denied
 SETTING: Final = "SLUICEGATE"
 _VISIT: Final = "_sluicegate_visit"
 
-View = TypeVar("View", bound=Callable[..., Any])
-Key = Literal["ip", "user", "all"] | Callable[[Any], Any]
+View = TypeVar("View", bound=Callable[..., object])
+Key = Literal["ip", "user", "all"] | Callable[[HttpRequest], object]
 
 
 class _Installation:
@@ -123,13 +123,13 @@ class DecisionMiddleware:
     sync_capable = True
     async_capable = True
 
-    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
         get_options()  # reports invalid settings when the server starts
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
 
-    def __call__(self, request: Any) -> Any:
+    def __call__(self, request: HttpRequest) -> Any:
         """Return the response, or an awaitable of it in an async stack, with the decisions' header fields."""
         if iscoroutinefunction(self):
             return self._serve(request)
@@ -141,7 +141,7 @@ class DecisionMiddleware:
             visit.end(500)
             raise
 
-    async def _serve(self, request: Any) -> Any:
+    async def _serve(self, request: HttpRequest) -> Any:
         visit = visit_of(request)
         visit.managed = True
         try:
@@ -154,7 +154,7 @@ class DecisionMiddleware:
     def _after(self, visit: DjangoVisit, response: Any) -> Any:
         return response
 
-    def process_exception(self, request: Any, exception: Exception) -> Any:
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Return the response to a denial that a view itself raised, or None for any other exception."""
         if isinstance(exception, (Denied, Refusal)):
             return _answer(visit_of(request), exception)
@@ -170,17 +170,17 @@ class LimitMiddleware(DecisionMiddleware):
     ``SLUICEGATE["USAGE_ENDPOINT"]`` is False, ``/.well-known/sluicegate/usage`` shows each token its own limits.
     """
 
-    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         super().__init__(get_response)
         self.process_view = self._check_awaited if iscoroutinefunction(self) else self._check
 
-    def __call__(self, request: Any) -> Any:
+    def __call__(self, request: HttpRequest) -> Any:
         """Return the response, or an awaitable of it in an async stack. A path of ours has the page of own limits."""
         if request.path == USAGE_PATH and get_options().usage_endpoint:
             return in_thread(usage, request) if iscoroutinefunction(self) else usage(request)
         return super().__call__(request)
 
-    def _check(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
+    def _check(self, request: HttpRequest, view: object, args: object, kwargs: object) -> HttpResponse | None:
         visit = visit_of(request)
         if request.path in get_options().exempt or getattr(view, EXEMPT, False):
             visit.checked = True
@@ -191,7 +191,9 @@ class LimitMiddleware(DecisionMiddleware):
             return _answer(visit, exc)
         return None
 
-    async def _check_awaited(self, request: Any, view: Any, args: Any, kwargs: Any) -> Any:
+    async def _check_awaited(
+        self, request: HttpRequest, view: object, args: object, kwargs: object
+    ) -> HttpResponse | None:
         return await in_thread(self._check, request, view, args, kwargs)
 
     def _after(self, visit: DjangoVisit, response: Any) -> Any:
@@ -205,20 +207,20 @@ def exempt(view: View) -> View:
 
 
 @exempt
-def usage(request: Any) -> Any:
+def usage(request: HttpRequest) -> HttpResponse:
     """Return the page on which a token sees its own limits. This view is for sites without :class:`LimitMiddleware`."""
     return _response(visit_of(request).usage())
 
 
 def limited(
-    limits: Declared | Callable[[Any], Declared | None] | Sequence[tuple[Any, Key]],
+    limits: Declared | Callable[[HttpRequest], Declared | None] | Sequence[tuple[object, Key]],
     *,
     key: Key | None = None,
     scope: str | None = None,
-    costs: Costs | Callable[[Any], Costs] = 1,
+    costs: Costs | Callable[[HttpRequest], Costs] = 1,
     methods: Sequence[str] | None = None,
-    charge_if: Callable[[Any], bool] | None = None,
-    on_denial: Callable[[Any, Decision], Any] | None = None,
+    charge_if: Callable[[HttpRequest], bool] | None = None,
+    on_denial: Callable[[HttpRequest, Decision], object] | None = None,
 ) -> Callable[[View], View]:
     """
     Return a decorator of sync and async views that charges each request to limits in code.
@@ -275,20 +277,20 @@ class _ViewLimit:
         limit._groups = beside(self._groups, [group for other in others for group in other._groups])
         return limit
 
-    def applies_to(self, request: Any) -> bool:
+    def applies_to(self, request: HttpRequest) -> bool:
         """Return whether the method of the request is limited."""
         return self._methods is None or request.method in self._methods
 
-    def callers(self, request: Any) -> list[Any]:
+    def callers(self, request: HttpRequest) -> list[object]:
         """Return the user or the key that each group counts a request by, or None."""
         return [_user(request) if it.kind == "user" else it.find and it.find(request) for it in self._groups]
 
-    async def callers_awaited(self, request: Any) -> list[Any]:
+    async def callers_awaited(self, request: HttpRequest) -> list[object]:
         """Return the user or the key that each group counts a request to an async view by, or None."""
         found = [_user_awaited(request) if it.kind == "user" else it.find and it.find(request) for it in self._groups]
         return [await one if isinstance(one, Awaitable) else one for one in found]
 
-    def decide(self, visit: DjangoVisit, view: Any, callers: list[Any]) -> Any:
+    def decide(self, visit: DjangoVisit, view: Any, callers: list[object]) -> Any:
         """
         Charge a request to the limits of a view, but those whose key is None, and return None, or the response to a
         denial that the site makes itself. Raises Denied and Refusal.
@@ -316,7 +318,7 @@ class _ViewLimit:
 
 
 def _limit_called(view: Any, limit: _ViewLimit) -> Any:
-    def limited_view(request: Any, *args: Any, **kwargs: Any) -> Any:
+    def limited_view(request: HttpRequest, *args: object, **kwargs: object) -> Any:
         if not limit.applies_to(request):
             return view(request, *args, **kwargs)
         visit = visit_of(request)
@@ -337,7 +339,7 @@ def _limit_called(view: Any, limit: _ViewLimit) -> Any:
 
 
 def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
-    async def limited_view(request: Any, *args: Any, **kwargs: Any) -> Any:
+    async def limited_view(request: HttpRequest, *args: object, **kwargs: object) -> Any:
         if not limit.applies_to(request):
             return await view(request, *args, **kwargs)
         visit = visit_of(request)
@@ -357,7 +359,7 @@ def _limit_awaited(view: Any, limit: _ViewLimit) -> Any:
     return limited_view
 
 
-def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
+def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> HttpResponse:
     """Return a new response to a request that may not pass, after noting the decision if there is one."""
     if isinstance(exc, Refusal):
         return _response(exc.answer(get_options().headers))
@@ -365,17 +367,17 @@ def _answer(visit: DjangoVisit, exc: Denied | Refusal) -> Any:
     return _response(denial_without_limits(exc.decision, get_options().headers))
 
 
-def _response(answer: PlainResponse) -> Any:
+def _response(answer: PlainResponse) -> HttpResponse:
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
-def _user(request: Any) -> Any:
+def _user(request: HttpRequest) -> object:
     if not hasattr(request, "user"):
         raise ImproperlyConfigured("key='user' needs django.contrib.auth's AuthenticationMiddleware.")
     return request.user.pk if request.user.is_authenticated else None
 
 
-async def _user_awaited(request: Any) -> Any:
+async def _user_awaited(request: HttpRequest) -> object:
     if not hasattr(request, "auser"):
         raise ImproperlyConfigured("key='user' needs django.contrib.auth's AuthenticationMiddleware.")
     user = await request.auser()
@@ -393,13 +395,13 @@ class SluicegateConfig(AppConfig):
         checks.register(check_settings)
 
 
-def check_settings(**_: object) -> list[Any]:
+def check_settings(**_: object) -> list[checks.CheckMessage]:
     """Return check messages for the settings that would fail or count wrongly in production."""
     try:
         read_options(getattr(settings, SETTING, {}), SETTING)
     except ValueError as exc:
         return [checks.Error(str(exc), id="sluicegate.E001")]
-    found: list[Any] = []
+    found: list[checks.CheckMessage] = []
     ours = [f"{__name__}.{kind.__name__}" for kind in (DecisionMiddleware, LimitMiddleware)]
     if sum(settings.MIDDLEWARE.count(name) for name in ours) > 1:
         text = "LimitMiddleware includes DecisionMiddleware. Keep only one of them in MIDDLEWARE."
@@ -414,7 +416,7 @@ def check_settings(**_: object) -> list[Any]:
     return [*found, *_check_throttles(getattr(settings, "REST_FRAMEWORK", {}))]
 
 
-def _check_throttles(options: Mapping[str, Any]) -> Iterator[Any]:
+def _check_throttles(options: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     """Yield check messages for the settings of Django REST framework if it uses our throttles."""
     if not any("enforcement.doors.drf" in str(name) for name in options.get("DEFAULT_THROTTLE_CLASSES", ())):
         return

@@ -58,9 +58,9 @@ _EXTENSION: Final = "sluicegate"
 _VISIT: Final = "sluicegate.visit"
 _NESTED: Final = "nested"
 
-View = TypeVar("View", bound=Callable[..., Any])
-Exempt = TypeVar("Exempt", bound=Callable[..., Any] | Blueprint)
-Key = Literal["ip", "all"] | Callable[[Request], Any]
+View = TypeVar("View", bound=Callable[..., object])
+Exempt = TypeVar("Exempt", bound=Callable[..., object] | Blueprint)
+Key = Literal["ip", "all"] | Callable[[Request], object]
 
 
 class WerkzeugDenied(Denied, HTTPException):
@@ -79,7 +79,7 @@ class FlaskVisit(SyncVisit):
         super().__init__(installed)
         self.finished = False
 
-    def environ(self) -> Mapping[str, Any]:
+    def environ(self) -> Mapping[str, object]:
         """Return the environ of the request."""
         return request.environ
 
@@ -131,7 +131,7 @@ class _Extension:
     """The options and the limiter of one application."""
 
     def __init__(
-        self, options: Options, limiter: Limiter | None, default: ViewRule | None, configured: dict[str, Any]
+        self, options: Options, limiter: Limiter | None, default: ViewRule | None, configured: dict[str, object]
     ) -> None:
         self._options = options
         self._limiter = limiter
@@ -214,7 +214,7 @@ class ViewRule:
         rule.groups = beside(self.groups, [group for other in others for group in other.groups])
 
         @wraps(view)
-        def limited_view(*args: Any, **kwargs: Any) -> Any:
+        def limited_view(*args: object, **kwargs: object) -> Any:
             if rule.applies() and (answer := rule.charge(_counted_as(view, name))) is not None:
                 return answer
             return current_app.ensure_sync(view)(*args, **kwargs)
@@ -309,14 +309,14 @@ def install(app: Flask, limiter: Limiter | None = None, *, default: ViewRule | N
 
 
 def limited(
-    limits: Declared | Callable[[Request], Declared | None] | Sequence[tuple[Any, Key]],
+    limits: Declared | Callable[[Request], Declared | None] | Sequence[tuple[object, Key]],
     *,
     key: Key | None = None,
     scope: str | None = None,
     costs: Costs | Callable[[Request], Costs] = 1,
     methods: Sequence[str] | None = None,
     charge_if: Callable[[Response], bool] | None = None,
-    on_denial: Callable[[Decision], Any] | None = None,
+    on_denial: Callable[[Decision], object] | None = None,
 ) -> ViewRule:
     """
     Return a decorator of views, sync or async, that charges each request to limits in code.
@@ -347,7 +347,7 @@ def limited(
 def check(
     *,
     costs: Costs | Callable[[Request], Costs] | None = None,
-    attributes: Callable[[Request], Any] | None = None,
+    attributes: Callable[[Request], object] | None = None,
 ) -> ViewRule:
     """
     Return a decorator of views that charges each request to the published policies of its token.
@@ -408,7 +408,7 @@ def _path() -> str:
     return f"{request.root_path}{request.path}"
 
 
-def _check_view(view: Any) -> None:
+def _check_view(view: object) -> None:
     if not callable(view):
         raise TypeError(f"view: must be a function or class, got {view!r}. Of a blueprint, limit before_request().")
 
@@ -423,14 +423,14 @@ def usage() -> Response:
     return _response(_visit().usage())
 
 
-def _counted_as(view: Any, name: str) -> str:
+def _counted_as(view: object, name: str) -> str:
     """Return the name of the counters of a function with this full name, which is called in the present request."""
     if "<" not in name:
         return name
     return name_at(request.endpoint, view, current_app.view_functions.get(request.endpoint or ""))
 
 
-def _is_exempt(view: Any) -> bool:
+def _is_exempt(view: object) -> bool:
     """Return whether the view of the present request is exempt, by itself or by the blueprint that it belongs to."""
     if getattr(view, EXEMPT, False):
         return True

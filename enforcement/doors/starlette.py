@@ -38,7 +38,7 @@ from enforcement.http.messages import check_anonymous, check_preset
 from enforcement.plan.costs import Costs, check_costs
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-Key = Literal["ip", "all"] | Callable[[HTTPConnection], Any]
+Key = Literal["ip", "all"] | Callable[[HTTPConnection], object]
 
 _BY_TOKEN: Final = "sluicegate_by_token"
 
@@ -70,7 +70,7 @@ class EndpointRule:
         rule.groups = beside(self.groups, [group for other in others for group in other.groups])
 
         @wraps(endpoint)
-        async def limited_endpoint(*args: Any, **kwargs: Any) -> Any:
+        async def limited_endpoint(*args: object, **kwargs: object) -> Any:
             connection = _connection((*args, *kwargs.values()))
             await rule.charge(connection, _counted_as(endpoint, operation, connection))
             if awaited:
@@ -85,7 +85,7 @@ class EndpointRule:
 
 
 class _LimitedEndpoint(EndpointRule):
-    def __init__(self, limits: Any, key: Any, scope: str | None, costs: Any) -> None:
+    def __init__(self, limits: object, key: object, scope: str | None, costs: object) -> None:
         self.groups = groups_of(limits, key, scope, costs, source="a function of the connection")
         self._costs = costs
 
@@ -164,11 +164,11 @@ def install(
 
 
 def limited(
-    limits: Declared | Callable[[HTTPConnection], Any] | Sequence[tuple[Any, Key]],
+    limits: Declared | Callable[[HTTPConnection], object] | Sequence[tuple[object, Key]],
     *,
     key: Key | None = None,
     scope: str | None = None,
-    costs: Costs | Callable[[HTTPConnection], Any] = 1,
+    costs: Costs | Callable[[HTTPConnection], object] = 1,
 ) -> EndpointRule:
     """
     Return a decorator of endpoints, sync or async, that charges each request to limits in code.
@@ -193,8 +193,8 @@ def limited(
 
 def check(
     *,
-    costs: Costs | Callable[[HTTPConnection], Any] = 1,
-    attributes: Callable[[HTTPConnection], Any] | None = None,
+    costs: Costs | Callable[[HTTPConnection], object] = 1,
+    attributes: Callable[[HTTPConnection], object] | None = None,
 ) -> EndpointRule:
     """
     Return a decorator of endpoints that charges each request to the published policies of its token.
@@ -239,7 +239,7 @@ class _Default:
         await self._app(scope, receive, send)
 
 
-def _endpoint(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> tuple[Any, str]:
+def _endpoint(routes: Iterable[BaseRoute], scope: Mapping[str, object]) -> tuple[object, str]:
     """Return the endpoint that a request will reach, or None, and the place of its route."""
     for route in routes:
         match, child = route.matches(dict(scope))
@@ -249,7 +249,7 @@ def _endpoint(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> tuple[An
     return None, ""
 
 
-def _counted_as(endpoint: Any, operation: str, connection: HTTPConnection) -> str:
+def _counted_as(endpoint: object, operation: str, connection: HTTPConnection) -> str:
     """Return the name of the counters of a function with the full name *operation*, which is called for a request."""
     route = connection.scope.get("route")
     if "<" not in operation or route is None:  # older versions of Starlette do not tell the route
@@ -257,7 +257,7 @@ def _counted_as(endpoint: Any, operation: str, connection: HTTPConnection) -> st
     return name_at(place_of(route), endpoint, connection.scope.get("endpoint"))
 
 
-def _endpoints(routes: Iterable[BaseRoute], mounted: str = "") -> Iterator[Any]:
+def _endpoints(routes: Iterable[BaseRoute], mounted: str = "") -> Iterator[object]:
     """Yield all endpoints, and note at each route where it is mounted."""
     for route in routes:
         if mounted:
@@ -273,7 +273,7 @@ async def _found(what: Any, connection: HTTPConnection) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def _connection(arguments: Iterable[Any]) -> HTTPConnection:
+def _connection(arguments: Iterable[object]) -> HTTPConnection:
     for argument in arguments:
         if isinstance(argument, HTTPConnection):
             return argument

@@ -155,7 +155,7 @@ class LimitMiddleware(Guard[App, Limiter, Environ]):
 def _adding(ours: list[Header], start_response: StartResponse) -> StartResponse:
     """Return a ``start_response`` that adds our header fields to those of the application and calls the given one."""
 
-    def starting(status: str, headers: list[Header], *error: Any) -> Callable[[bytes], object]:
+    def starting(status: str, headers: list[Header], *error: object) -> Callable[[bytes], object]:
         return start_response(status, headers + list(joining((name for name, _ in headers), ours)), *error)
 
     return starting
@@ -165,7 +165,7 @@ def _run_admitted(app: App, environ: Environ, start_response: StartResponse, adm
     """Call an application, return its body, and finish the admission when the response is complete."""
     progress = Progress()
 
-    def starting(status: str, headers: list[Header], *error: Any) -> Callable[[bytes], object]:
+    def starting(status: str, headers: list[Header], *error: object) -> Callable[[bytes], object]:
         length = next((value for name, value in headers if name.lower() == "content-length"), None)
         progress.begin(int(status[:3]), length)
         return start_response(status, headers, *error)
