@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -286,7 +286,7 @@ def _number(value: Any) -> int:
     return number
 
 
-def _bound(row: Mapping[str, Any], diverted: Any) -> BoundLimit:
+def _bound(row: Mapping[str, Any], diverted: Iterator[str]) -> BoundLimit:
     key = row["key"]
     if "overflow" in row and next(diverted, "0") == "1":
         key = row["overflow"]

@@ -54,11 +54,11 @@ class FileField(NamedTuple):
     """
 
     read: Callable[[Any], Any]
-    default: Any
-    schema: Mapping[str, Any]
+    default: object
+    schema: Mapping[str, object]
 
 
-def read_slug(value: Any) -> str:
+def read_slug(value: object) -> str:
     """Return the slug of a project or policy. Raises InvalidField."""
     if not isinstance(value, str) or not _SLUG.fullmatch(value):
         rule = "Must be 1 to 63 lower-case letters, digits and hyphens, starting with a letter or digit"
@@ -66,21 +66,21 @@ def read_slug(value: Any) -> str:
     return value
 
 
-def _slug_or_none(value: Any) -> str | None:
+def _slug_or_none(value: object) -> str | None:
     return None if value is None else read_slug(value)
 
 
-def _partition(value: Any) -> dict[str, str]:
+def _partition(value: object) -> dict[str, str]:
     try:
         return dict(check_partition(value)) if value != {} else {}
     except ValueError as exc:
         raise InvalidField(f"{str(exc)[0].upper()}{str(exc)[1:]}.") from exc
 
 
-def _text(most: int, *, lines: bool = False, empty: bool = False) -> Callable[[Any], str]:
+def _text(most: int, *, lines: bool = False, empty: bool = False) -> Callable[[object], str]:
     """Return a reader of strings of at most *most* characters that people see."""
 
-    def read(value: Any) -> str:
+    def read(value: object) -> str:
         if not isinstance(value, str):
             raise InvalidField(f"Must be a string, got {shown(value)}. Put it in quotes.")
         if len(value) > most or (not empty and not value.strip()):
@@ -93,13 +93,13 @@ def _text(most: int, *, lines: bool = False, empty: bool = False) -> Callable[[A
     return read
 
 
-def _boolean(value: Any) -> bool:
+def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidField(f"Must be true or false, got {shown(value)}.")
     return value
 
 
-def _integer(least: int, most: int) -> Callable[[Any], int]:
+def _integer(least: int, most: int) -> Callable[[object], int]:
     def read(value: Any) -> int:
         if not is_integer(value, least, most):
             rule = integer_rule(value, least, most)
@@ -110,13 +110,13 @@ def _integer(least: int, most: int) -> Callable[[Any], int]:
     return read
 
 
-def _zone(value: Any) -> str:
+def _zone(value: object) -> str:
     if not isinstance(value, str) or not is_zone(value) or is_host_zone(value):
         raise InvalidField(f"Must be the IANA name of a time zone, like Europe/Berlin, got {shown(value)}.")
     return value
 
 
-def _instant(value: Any) -> str:
+def _instant(value: object) -> str:
     """Return an instant in UTC, as REST writes it."""
     try:
         instant = datetime.fromisoformat(value) if isinstance(value, str) and len(value) > 10 else None
@@ -130,11 +130,11 @@ def _instant(value: Any) -> str:
     return in_utc.isoformat().replace("+00:00", "Z")
 
 
-def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _or_none(read: Callable[[object], object]) -> Callable[[object], object]:
     return lambda value: None if value is None else read(value)
 
 
-def _limit_name(value: Any) -> str:
+def _limit_name(value: object) -> str:
     slug, _, name = value.partition("/") if isinstance(value, str) else ("", "", "")
     if not name or not _SLUG.fullmatch(slug):
         raise InvalidField(
@@ -143,14 +143,14 @@ def _limit_name(value: Any) -> str:
     return str(value)
 
 
-def _token_id(value: Any) -> str:
+def _token_id(value: object) -> str:
     # It is not shown, because it may be a secret.
     if not isinstance(value, str) or not _TOKEN_ID.fullmatch(value):
         raise InvalidField("Must be the id of a token, which begins with tok_.")
     return value
 
 
-def read_metering(value: Any) -> dict[str, Any]:
+def read_metering(value: object) -> dict[str, Any]:
     """Return the rules for metered requests without their defaults. Raises InvalidField."""
     try:
         found = Metering.from_json(value).to_json()
@@ -159,7 +159,7 @@ def read_metering(value: Any) -> dict[str, Any]:
     return {name: _sorted(found[name]) for name in sorted(found)}
 
 
-def read_limit(value: Any, *, published: bool = False) -> dict[str, Any]:
+def read_limit(value: object, *, published: bool = False) -> dict[str, Any]:
     """
     Return a limit without its defaults, as REST takes it.
 
@@ -259,7 +259,7 @@ def override_key(override: Mapping[str, Any]) -> str:
     return f"{named} with {', '.join(values)}" if values else named
 
 
-def without_defaults(values: Mapping[str, Any], fields: Mapping[str, FileField]) -> dict[str, Any]:
+def without_defaults(values: Mapping[str, object], fields: Mapping[str, FileField]) -> dict[str, Any]:
     """Return values in the order of their fields, without those that have the default."""
     found = {name: values[name] for name in fields if name in values and values[name] != fields[name].default}
     if found.get("name") == found.get("slug"):
@@ -267,7 +267,7 @@ def without_defaults(values: Mapping[str, Any], fields: Mapping[str, FileField])
     return found
 
 
-def with_defaults(values: Mapping[str, Any], fields: Mapping[str, FileField]) -> dict[str, Any]:
+def with_defaults(values: Mapping[str, object], fields: Mapping[str, FileField]) -> dict[str, Any]:
     """Return values with the default of each field that they leave out, as REST takes them."""
     found = {name: values.get(name, field.default) for name, field in fields.items()}
     if "name" in fields and not found["name"]:

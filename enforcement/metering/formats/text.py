@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from unicodedata import is_normalized, normalize
 
 from enforcement.model.checks import shown
@@ -133,7 +133,7 @@ def _growth_of(text: str) -> int:
     return max([length, *(utf8_length(normalize(it, text)) for it in _FORMS if not is_normalized(it, text))]) - length
 
 
-def as_object(value: Any) -> dict[str, Any]:
+def as_object(value: object) -> dict[str, object]:
     """Return a JSON object itself. Return an empty one for any other value."""
     return value if type(value) is dict else {}
 
@@ -191,8 +191,9 @@ def _encoded_text(part: object) -> tuple[str, int]:
     inner = as_object(inner.get("file")) or inner
     data = inner.get("data")
     kind = inner.get("mimeType", inner.get("mime_type"))
-    if type(inner.get("file_data")) is str:
-        head, _, data = inner["file_data"].partition(";base64,")
+    whole = inner.get("file_data")
+    if type(whole) is str:
+        head, _, data = whole.partition(";base64,")
         kind = head.removeprefix("data:")
     if type(data) is not str or type(kind) is not str or not _PLAIN_TEXT.fullmatch(kind.strip()):
         return "", 0

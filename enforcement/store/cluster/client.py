@@ -96,7 +96,7 @@ class ClusterClient(StoreClient):
         for node in self._primaries():
             yield from self._client_of(node).scan_iter(*args, **options)
 
-    def _execute_everywhere(self, name: str, args: Any, options: Any) -> Any:
+    def _execute_everywhere(self, name: str, args: object, options: object) -> object:
         replies, errors = [], []
         for node in self._primaries():
             try:
@@ -198,7 +198,7 @@ class _ClusterPipeline(Pipeline):
         super().__init__(client.connection_pool, client.response_callbacks, transaction, None)
         self._client = client
 
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
+    def execute(self, raise_on_error: bool = True) -> list[object]:
         """Send all commands and return their replies, in the order of the commands. Raises redis-py's errors."""
         stack, replies = list(self.command_stack), dict[int, object]()
         for node, positions in self._by_node(stack).items():
