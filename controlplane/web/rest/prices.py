@@ -14,7 +14,7 @@ from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.text import PRINTABLE
 from controlplane.objects.prices.actions import OF_THE_CATALOGUE, delete_price, lock_prices, save_price
 from controlplane.objects.prices.models import ADDED, BOUNDS, CAP, FURTHER, OPERATOR, LearnedEstimate, ModelPrice
-from controlplane.web.restkit.fields import InstantField, StringField
+from controlplane.web.restkit.fields import InstantField, PlainField, StringField
 from controlplane.web.restkit.problems import Conflict
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery
@@ -74,7 +74,7 @@ class CurrencyField(serializers.Field):
 
 
 @extend_schema_field({"type": "array", "maxItems": MAX_TIERS, "items": TIER})
-class TiersField(serializers.JSONField):
+class TiersField(PlainField):
     """Prices for requests with more input, read and checked by the library."""
 
 

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from controlplane.operations.webhooks import actions
 from controlplane.operations.webhooks.models import MOST_EMAILS, Delivery, Destination
 from controlplane.operations.webhooks.targets import MAX_URL_LENGTH
-from controlplane.web.restkit.fields import InstantField, ReferenceField, StringField
+from controlplane.web.restkit.fields import InstantField, PlainField, ReferenceField, StringField
 from controlplane.web.restkit.problems import model_errors
 from controlplane.web.restkit.schema import example
 from controlplane.web.restkit.serializers import CleanModelSerializer, ListQuery, NoBody, OwnProject
@@ -31,7 +31,7 @@ KINDS = [name for name, _ in Destination.KINDS]
 
 
 @extend_schema_field({"type": "array", "maxItems": MOST_EMAILS, "items": {"type": "string", "format": "email"}})
-class EmailsField(serializers.JSONField):
+class EmailsField(PlainField):
     """E-mail addresses. The model knows the rules."""
 
 

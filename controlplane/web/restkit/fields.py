@@ -122,6 +122,16 @@ def _instant(value: Any) -> datetime | None:
         return None
 
 
+class PlainField(serializers.Field):
+    """A JSON value as it is. The model knows the rules."""
+
+    def to_internal_value(self, data: object) -> object:
+        return data
+
+    def to_representation(self, value: object) -> object:
+        return value
+
+
 @extend_schema_field({"type": "string"})
 class ReferenceField(serializers.Field):
     """
