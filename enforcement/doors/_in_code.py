@@ -167,7 +167,7 @@ def as_call(pairs: Pairs) -> tuple[Any, str | None]:
     return pairs[0] if len(pairs) == 1 else (pairs, None)
 
 
-def check_methods(methods: Any) -> frozenset[str] | None:
+def check_methods(methods: Sequence[str] | None) -> frozenset[str] | None:
     """
     Return the HTTP methods that a limit applies to, or None for all.
 

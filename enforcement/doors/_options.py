@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from enforcement.http.addresses import USUAL_BITS, Bits, TrustedProxies
 from enforcement.http.messages import check_preset
@@ -28,6 +28,7 @@ _CALLABLES: Final = ("TOKEN", "COSTS", "ATTRIBUTES")
 _ADDRESSES: Final = ("TRUSTED_PROXIES", "ADDRESS_FIELD", "IPV4_BITS", "IPV6_BITS")
 NAMES: Final = (*_STRINGS, *_SPANS, "HEADERS", *_ADDRESSES, "EXEMPT", "ANONYMOUS", "USAGE_ENDPOINT", *_CALLABLES)
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+CheckedT = TypeVar("CheckedT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +137,18 @@ def read_options(
 class _OptionReader:
     """Read the options of one mapping. Errors name the option."""
 
-    def __init__(self, data: Mapping[str, Any], name: str) -> None:
+    def __init__(self, data: Mapping[str, object], name: str) -> None:
         self._data = data
         self._name = name
 
-    def checked(self, option: str, default: Any, check: Callable[[Any], Any]) -> Any:
+    def checked(self, option: str, default: object, check: Callable[[object], CheckedT]) -> CheckedT:
         """Return the value of an option as *check* converts it, or raise ValueError with the name of the option."""
         try:
             return check(self._data.get(option, default))
         except (TypeError, ValueError) as exc:
             raise ValueError(f"{self._name}[{option!r}]: {exc}") from exc
 
-    def function(self, option: str) -> Any:
+    def function(self, option: str) -> Callable[..., Any] | None:
         """Return the function that an option holds or names by its dotted path, or None if the option is not set."""
         return self.checked(option, None, _function)
 

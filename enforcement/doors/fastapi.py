@@ -40,11 +40,13 @@ from enforcement.plan.costs import Costs, check_costs
 from enforcement.plan.decision import Decision
 
 if TYPE_CHECKING:
+    from fastapi.dependencies.models import Dependant
+
     from enforcement.metering.reported import ReportedUsage
 
 Event = TypeVar("Event")
 
-Found = Callable[[HTTPConnection], Any] | params.Depends
+Found = Callable[[HTTPConnection], object] | params.Depends
 """
 Where a key, limits, costs or attributes come from.
 
@@ -58,10 +60,10 @@ Key = Literal["ip", "all"] | Found
 
 _SOURCE: Final = "a function of the connection or Depends(...)"
 
-_by_token: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
+_by_token: WeakKeyDictionary[Callable[..., object], bool] = WeakKeyDictionary()
 """The dependencies made here, and whether each needs a token. OpenAPI documents their denials accordingly."""
 
-_groups_of: WeakKeyDictionary[Callable[..., Any], tuple[Group, ...]] = WeakKeyDictionary()
+_groups_of: WeakKeyDictionary[Callable[..., object], tuple[Group, ...]] = WeakKeyDictionary()
 """The limits in code of these dependencies."""
 _NUMBERED: Final = "sluicegate_numbered"
 
@@ -107,7 +109,7 @@ def install(
 
 
 def limited(
-    limits: Declared | Chooser | Sequence[tuple[Any, Key]],
+    limits: Declared | Chooser | Sequence[tuple[object, Key]],
     *,
     key: Key | None = None,
     scope: str | None = None,
@@ -174,7 +176,7 @@ def check(*, costs: Costs | Found = 1, attributes: Found | None = None) -> Calla
 
 
 def admit(
-    limits: Declared | Chooser | Sequence[tuple[Any, Key]] | None = None,
+    limits: Declared | Chooser | Sequence[tuple[object, Key]] | None = None,
     *,
     key: Key | None = None,
     scope: str | None = None,
@@ -277,7 +279,7 @@ class Admission:
             await self._admission.cancel()
 
 
-def _is_source(what: Any) -> bool:
+def _is_source(what: object) -> bool:
     """Return whether a value is found for each request."""
     return callable(what) or isinstance(what, params.Depends)
 
@@ -291,7 +293,7 @@ def _finding_groups(groups: Sequence[Group]) -> Any:
     """Return a ``Depends`` whose value is a list of what is found for each request: limits and key of each group."""
     sources = [what for group in groups for what in (group.limits, group.find) if _is_source(what)]
 
-    async def values(**found: Any) -> list[Any]:
+    async def values(**found: object) -> list[object]:
         return list(found.values())
 
     parameters = [
@@ -314,7 +316,7 @@ def _pairs(visit: StarletteVisit, groups: Sequence[Group], found: Sequence[Any])
 
 
 def _numbered(
-    connection: HTTPConnection, dependency: Callable[..., Any], groups: tuple[Group, ...]
+    connection: HTTPConnection, dependency: Callable[..., object], groups: tuple[Group, ...]
 ) -> tuple[Group, ...]:
     """Return the groups of a dependency, with numbers among those of all dependencies of the path operation."""
     route = served_route(connection.scope)
@@ -334,14 +336,14 @@ def _numbered(
     return numbered.get(dependency, groups)  # type: ignore[no-any-return]
 
 
-def _decorating(dependency: Callable[..., Any]) -> Callable[..., Any]:
+def _decorating(dependency: Callable[..., object]) -> Callable[..., Any]:
     """Return a dependency that decorates a path operation if it is called with one."""
     mark = getattr(inspect, "markcoroutinefunction", None)
     if mark is None:
         return dependency  # before Python 3.12, FastAPI could not tell that it has to be awaited
 
     @wraps(dependency)
-    def made(connection: Any, *args: Any, **kwargs: Any) -> Any:
+    def made(connection: object, *args: object, **kwargs: object) -> object:
         if isinstance(connection, HTTPConnection):
             return dependency(connection, *args, **kwargs)
         return _limit_operation(connection, made)
@@ -349,7 +351,7 @@ def _decorating(dependency: Callable[..., Any]) -> Callable[..., Any]:
     return mark(made)  # type: ignore[no-any-return]
 
 
-def _limit_operation(operation: Any, dependency: Callable[..., Any]) -> Any:
+def _limit_operation(operation: object, dependency: Callable[..., object]) -> Callable[..., object]:
     """Return a path operation that has a dependency beside its own."""
     if not inspect.isroutine(operation):
         raise TypeError(f"operation: must be a function, got {operation!r}. Else use Depends(...).")
@@ -359,13 +361,13 @@ def _limit_operation(operation: Any, dependency: Callable[..., Any]) -> Any:
     if inspect.iscoroutinefunction(operation):
 
         @wraps(operation)
-        async def limited_operation(*args: Any, **kwargs: Any) -> Any:
+        async def limited_operation(*args: object, **kwargs: object) -> Any:
             kwargs.pop(name, None)
             return await operation(*args, **kwargs)
     else:
 
         @wraps(operation)
-        def limited_operation(*args: Any, **kwargs: Any) -> Any:
+        def limited_operation(*args: object, **kwargs: object) -> Any:
             kwargs.pop(name, None)
             return operation(*args, **kwargs)
 
@@ -377,7 +379,7 @@ def _limit_operation(operation: Any, dependency: Callable[..., Any]) -> Any:
     return limited_operation
 
 
-def _finding(what: Any) -> Any:
+def _finding(what: object) -> Any:
     """
     Return *what* if it is a ``Depends``, else a new ``Depends`` whose value is *what*, or its result if it is a
     function.
@@ -409,7 +411,7 @@ def _document(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
+def _operations(app: FastAPI) -> Iterator[tuple[Any, Dependant]]:
     """Yield the route of each path operation, and its ``dependant``, which has its dependencies."""
     # In newer versions of FastAPI, an included router is a route that contains routes.
     flatten: Callable[[Any], Any] = getattr(routing, "iter_route_contexts", iter)
@@ -419,7 +421,7 @@ def _operations(app: FastAPI) -> Iterator[tuple[Any, Any]]:
             yield route, dependant
 
 
-def _endpoints(app: Any) -> Iterator[Any]:
+def _endpoints(app: Any) -> Iterator[object]:
     """Yield the function of each path operation, also of mounted applications, and log what it has without Depends."""
     for _, dependant in _operations(app):
         for call in (dependant.call, *_calls(dependant)):
@@ -444,12 +446,12 @@ def _check_parameters(call: Any) -> None:
                     )
 
 
-def _tokens(dependant: Any) -> Iterator[bool]:
+def _tokens(dependant: Dependant) -> Iterator[bool]:
     """Yield for each of our dependencies below a path operation whether it needs a token."""
     yield from (_by_token[call] for call in _calls(dependant) if call in _by_token)
 
 
-def _calls(dependant: Any) -> Iterator[Any]:
+def _calls(dependant: Dependant) -> Iterator[Any]:
     """Yield the functions of all dependencies below a path operation."""
     for child in dependant.dependencies:
         yield child.call

@@ -136,7 +136,7 @@ def check_size(file: PolicyFile, text: str) -> None:
         raise FileTooLarge(f"A policy file must have at most {MAX_BYTES:,} bytes, and it would have {size:,}.")
 
 
-def _size(value: Any) -> str:
+def _size(value: object) -> str:
     return f"got {len(value):,}" if isinstance(value, list) else f"got {shown(value)}"
 
 
@@ -173,7 +173,7 @@ class _Reader:
         self._limits_of_overrides(found, values)
         return found
 
-    def _global(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
+    def _global(self, found: PolicyFile, values: Mapping[str, object]) -> None:
         if "global" not in values:
             return
         if "project" in values:
@@ -183,7 +183,7 @@ class _Reader:
         except InvalidField as exc:
             self.refuse(("global",), str(exc))
 
-    def _policies(self, found: PolicyFile, values: Mapping[str, Any]) -> None:
+    def _policies(self, found: PolicyFile, values: Mapping[str, object]) -> None:
         for index, value in enumerate(self._list(values, "policies", MAX_POLICIES)):
             path: Path = ("policies", index)
             policy = self._fields(value, POLICY, path)
@@ -194,7 +194,7 @@ class _Reader:
             policy["limits"] = self._limits(policy["limits"], (*path, "limits"))
             found.policies[policy["slug"]] = policy
 
-    def _limits(self, values: Any, path: Path) -> list[dict[str, Any]]:
+    def _limits(self, values: object, path: Path) -> list[dict[str, object]]:
         if not isinstance(values, list) or len(values) > MAX_LIMITS_PER_POLICY:
             self.refuse(path, f"Must be a list of at most {MAX_LIMITS_PER_POLICY} limits, {_size(values)}.")
             return []
@@ -209,7 +209,7 @@ class _Reader:
             limits.append(limit)
         return limits
 
-    def _limit(self, value: Any, path: Path) -> dict[str, Any] | None:
+    def _limit(self, value: object, path: Path) -> dict[str, object] | None:
         if isinstance(value, Mapping):
             match = value.get("match")
             known = not self._unknown(value, sorted(Limit.FIELDS), path)
@@ -222,11 +222,11 @@ class _Reader:
         return None
 
     def _overrides(
-        self, values: Mapping[str, Any], name: str, fields: Mapping[str, FileField], most: int
-    ) -> dict[str, dict[str, Any]]:
+        self, values: Mapping[str, object], name: str, fields: Mapping[str, FileField], most: int
+    ) -> dict[str, dict[str, object]]:
         if name in values and "project" not in values and "shared" in values:
             self.refuse((name,), "Must be left out of a file of shared policies, as a project has an override.")
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, object]] = {}
         for index, value in enumerate(self._list(values, name, most)):
             override = self._fields(value, fields, (name, index))
             if override is None:
@@ -247,7 +247,7 @@ class _Reader:
                 if slug in names and limit not in names[slug]:
                     self.refuse((name, index, "limit"), f"Must be a limit of the policy {slug}, which has no {limit}.")
 
-    def _list(self, values: Mapping[str, Any], name: str, most: int) -> list[Any]:
+    def _list(self, values: Mapping[str, object], name: str, most: int) -> list[object]:
         value = values.get(name, [])
         if isinstance(value, list) and len(value) <= most:
             return value
@@ -273,7 +273,7 @@ class _Reader:
                 self.refuse((*path, name, *exc.path), str(exc))
         return without_defaults(found, fields) if len(self.errors) == before else None
 
-    def _unknown(self, value: Mapping[str, Any], known: Iterable[str], path: Path) -> bool:
+    def _unknown(self, value: Mapping[str, object], known: Iterable[str], path: Path) -> bool:
         """Refuse the names of a mapping that are not known, and return whether there are any."""
         known = list(known)
         unknown = [name for name in value if name not in known]

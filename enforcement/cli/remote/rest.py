@@ -153,7 +153,7 @@ class ControlPlane:
                 return
             query["cursor"] = cursor
 
-    def rows(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+    def rows(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
         """Yield each row of a list. Raises ServerAway and RequestRefused."""
         for page in self.pages(path, **query):
             yield from page
