@@ -295,6 +295,9 @@ class Limiter(Admitting, BaseLimiter):
                 decision = decider.answer_others(plan, costs, taken, came)
             except StoreError as exc:
                 came = exc
+            except BaseException:  # such as a time limit of the program around it
+                decider.give_up(taken)
+                raise
             else:
                 if decision is not None:
                     return decision

@@ -135,6 +135,10 @@ class Decider:
             return command
         return self._command(plan, costs, charge, ident) or self.deciding(Request(plan, costs, charge, ident))
 
+    def give_up(self, taken: Taken) -> None:
+        """Put back the permits of a request that nobody decides any more."""
+        self._parts.put_back(taken)
+
     def _begin_parts(
         self, plan: LivePlan, leases: PartLeases, costs: Costs
     ) -> Decision | Taken | Steps[Decision] | None:

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final
 
 from enforcement.failover.health import Health
-from enforcement.model.lease_bounds import held_max
+from enforcement.model.lease_bounds import held_max, longest_charge
 from enforcement.plan import commands
 from enforcement.plan.commands import Correction, Steps
 from enforcement.plan.reply import MARKED, NOT_RESTORED, Reply, read
@@ -25,6 +25,8 @@ from enforcement.store.errors import StoreError
 SWEEP_SECONDS: Final = 0.1
 REST_SECONDS: Final = 0.1
 """How long to wait before a lease is filled again if its limits had no permits left, or the store is unavailable."""
+LATE_SECONDS: Final = 0.25
+"""A server that took longer may have been replaced while it was held up, so that no other one knows of its reply."""
 SHORTEST_REST_SECONDS: Final = 0.01
 """If the limits have permits again sooner than REST_SECONDS, the wait is only so long, but at least this."""
 
@@ -41,6 +43,9 @@ class LeaseKeeper:
         denials: Forgotten when permits are given back.
         fleet: Returns how many instances share the quotas.
 
+    Permits that the store has charged and that nobody has, because a reply was lost, count as held for as long as they
+    stay charged. So lost replies do not take more than a process may hold, either.
+
     Attributes:
         by_parts: Counts the requests that several leases have decided together.
     """
@@ -56,6 +61,7 @@ class LeaseKeeper:
         self._requested: queue.SimpleQueue[Lease[LivePlan] | None] = queue.SimpleQueue()
         self._held: dict[int, Lease[LivePlan]] = {}
         self._by_key: dict[str, set[Lease[LivePlan]]] = {}
+        self._missing: dict[str, list[tuple[float, int]]] = {}
         self._lock = threading.Lock()
         self._used = self._requests = 0
         self.by_parts: Cell = [0]
@@ -106,8 +112,15 @@ class LeaseKeeper:
         with self._lock:
             leases = {lease for key in keys for lease in self._by_key.get(key, ())}
         for lease in leases:
-            for remains in lease.pop_expired(inf):
-                yield self._settlement(lease.plan, remains, self._health.now_us())
+            left = lease.pop_expired(inf)
+            while left:
+                try:
+                    yield self._settlement(lease.plan, left[0], self._health.now_us())
+                except StoreError as exc:
+                    for at, remains in enumerate(left):
+                        self._lost(lease.plan, remains, executed=exc.executed and at == 0)
+                    raise
+                del left[0]
 
     def close(self) -> None:
         """Give back all permits, and end the thread."""
@@ -165,27 +178,62 @@ class LeaseKeeper:
         if wanted <= 0:
             return
         arguments = commands.lease_arguments(plan, wanted, 2 * fleet, self._health.now_us())
-        reply = read(self._pipe.call(resp.pack(arguments)), len(plan.bounds), MARKED)
+        owner = self._health.connector.owner_of(plan.keys[0])
+        self._keep(lease)  # so that others on its counters take account of what is coming
+        try:
+            reply = read(self._pipe.call(resp.pack(arguments)), len(plan.bounds), MARKED)
+        except StoreError as exc:
+            if exc.executed:
+                self._miss(plan, wanted)
+            raise
+        if monotonic() - began > LATE_SECONDS and self._is_replaced(plan, owner):
+            self._miss(plan, reply.granted)
+            lease.rest(REST_SECONDS)
+            return
         if reply.decided:
             plan.heard(reply)
         if reply.granted <= 0:
             lease.rest(_rest_seconds(reply, len(plan.bounds)))
             return
         self._count(lease)
-        self._keep(lease)
         # Measured from before the call, so that no permit is used after its window, however long the call took.
         lease.fill(Grant(reply.granted, began + lease.good_for(reply), reply))
         self._give_back(lease, monotonic())
 
+    def _is_replaced(self, plan: LivePlan, owner: str) -> bool:
+        """
+        Return whether another server has the counters of a plan than this one, which has just answered late.
+
+        It is asked once more: it decides requests that waited before it learns that it was replaced.
+        """
+        if not owner:
+            return False
+        nothing = (0, tuple(0 for _ in plan.bounds))
+        self._pipe.call(self._settlement(plan, nothing, self._health.now_us()))
+        return self._health.connector.owner_of(plan.keys[0]) != owner
+
     def _most(self, lease: Lease[LivePlan], fleet: int) -> int:
         """
-        Return how many permits a lease may hold by its tightest limit, after those of other leases on its counters.
+        Return how many permits a lease may hold by its tightest limit, after those of other leases on its counters and
+        those that nobody has.
         """
         return min(
             held_max(bound.limit.capacity, fleet)
             - sum(other.claimed() for other in self._by_key.get(bound.key, ()) if other is not lease)
+            - (self._missing_of(bound.key) if self._missing else 0)
             for bound in lease.plan.bounds
         )
+
+    def _miss(self, plan: LivePlan, permits: int) -> None:
+        """Note permits that may be charged and that nobody can hand out or give back."""
+        now = monotonic()
+        for bound in plan.bounds:
+            rows = [row for row in self._missing.get(bound.key, ()) if row[0] > now]
+            self._missing[bound.key] = [*rows, (now + longest_charge(bound.limit), permits)]
+
+    def _missing_of(self, key: str) -> int:
+        now = monotonic()
+        return sum(permits for until, permits in self._missing.get(key, ()) if until > now)
 
     def _sweep(self, now: float) -> None:
         """
@@ -241,13 +289,22 @@ class LeaseKeeper:
                 reply = self._pipe.call(self._settlement(plan, remains, health.now_us()))
             except StoreError as exc:
                 health.failed_beside(exc)
-                # If the store may have executed the call, a second one could exceed the quota. Then they are lost.
-                if not exc.executed:
-                    self._owe(plan, remains)
+                self._lost(plan, remains, executed=exc.executed)
                 continue
             if reply == NOT_RESTORED:
                 self._owe(plan, remains)
             self._denials.forget(plan.keys)
+
+    def _lost(self, plan: LivePlan, remains: Remains, *, executed: bool) -> None:
+        """
+        Note permits that could not be given back.
+
+        If the store may have executed the call, a second one could exceed the quota.
+        """
+        if executed:
+            self._miss(plan, remains[0])
+        else:
+            self._owe(plan, remains)
 
     def _owe(self, plan: LivePlan, remains: Remains) -> None:
         permits, marks = remains

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Final
 
+from enforcement.model.instants import DAY_SECONDS
 from enforcement.model.limits import Limit
 
 MAX_PERMITS: Final = 10_000
+_LONGEST_DAYS: Final = {"minute": 1, "hour": 1, "day": 2, "week": 8, "month": 32, "year": 367}
 UNUSED_PART: Final = 10
 """All processes together hold at most one part in so many of a quota."""
 
@@ -15,6 +18,16 @@ UNUSED_PART: Final = 10
 def held_max(capacity: int, fleet: int) -> int:
     """Return how many permits of a limit, at least one, each of *fleet* processes may hold."""
     return max(1, min(MAX_PERMITS, capacity // (UNUSED_PART * fleet)))
+
+
+def longest_charge(limit: Limit) -> float:
+    """Return for how many seconds at most a permit of a limit stays charged. Infinity: for ever."""
+    if limit.calendar is not None:
+        return _LONGEST_DAYS.get(limit.calendar, inf) * DAY_SECONDS
+    seconds = limit.window_seconds or 0
+    if limit.algorithm == "token_bucket":
+        return seconds * limit.capacity / max(1, limit.quota)
+    return 2 * seconds if limit.algorithm == "sliding_window" else seconds
 
 
 def unused_max(limit: Limit, fleet: int) -> int:

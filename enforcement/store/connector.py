@@ -100,6 +100,10 @@ class StoreConnector(ABC):
     def is_away(self, key: str) -> bool:
         """Return whether the server with this counter is unavailable."""
 
+    def owner_of(self, key: str) -> str:
+        """Return the name of the server that has a counter, as far as it is known, or "" if there is only one."""
+        return ""
+
     @abstractmethod
     def is_open(self) -> bool:
         """Return whether any server of the store is unavailable."""
@@ -305,6 +309,11 @@ class ClusterStore(StoreConnector):
     def is_away(self, key: str) -> bool:
         """Return whether the node with this counter is unavailable or unknown."""
         return self.slot_map.is_away(key)
+
+    def owner_of(self, key: str) -> str:
+        """Return the name of the node with this counter, or "" if it is unknown."""
+        node = self.slot_map.owners[slot_of(key.encode())]
+        return node.name if node is not None else ""
 
     def is_open(self) -> bool:
         """Return whether a node is unavailable."""
