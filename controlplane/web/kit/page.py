@@ -13,6 +13,7 @@ from django.db import models
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import URLPattern
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
@@ -25,6 +26,7 @@ from controlplane.objects.people.roles import OWNER
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import OutboxEntry
+from controlplane.web.kit.parts import ListPanel, Panel, View, addresses, shown
 from controlplane.web.kit.site import FIELDS, actor_of
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
@@ -43,6 +45,8 @@ class PartsPage(ModelAdmin):
         manager: The name of the manager of the model that has the rows.
         linked_filters: Columns by which pages link to the list, besides those of its filters.
         empty: Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
+        panels: Parts of the page of a row, and list_panels of the list.
+        views: More addresses.
         is_published: Whether enforcers know the rows, so that a message says which revision has a change.
     """
 
@@ -51,11 +55,17 @@ class PartsPage(ModelAdmin):
     manager: ClassVar[str] = "_default_manager"
     linked_filters: ClassVar[tuple[str, ...]] = ()
     empty: ClassVar[tuple[str, str]] = ("", "")
+    panels: ClassVar[tuple[Panel, ...]] = ()
+    list_panels: ClassVar[tuple[ListPanel, ...]] = ()
+    views: ClassVar[tuple[View, ...]] = ()
     is_published: ClassVar[bool] = True
 
     formfield_overrides = FIELDS
     list_filter_submit = True
     list_per_page = 50
+    list_before_template = "admin/sluicegate/panels/list.html"
+    change_form_outer_before_template = "admin/sluicegate/panels/above.html"
+    change_form_outer_after_template = "admin/sluicegate/panels/below.html"
     paginator = CappedPaginator
     # To count all rows takes as long as to count those that match.
     show_full_result_count = False
@@ -63,6 +73,13 @@ class PartsPage(ModelAdmin):
     # the class each time.
     list_sections: ClassVar[tuple[str, ...]] = ()
     conditional_fields: ClassVar[dict[str, str]] = {}
+
+    def get_urls(self) -> list[URLPattern]:
+        return [*addresses(self, self.views), *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        context = {panel.name: panel.answer(request) for panel in self.list_panels} if request.method == "GET" else {}
+        return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the query of the rows that the user may see, from which Django makes lists, pages and searches."""
@@ -173,6 +190,7 @@ class PartsPage(ModelAdmin):
             context |= {"errors": None}
         if self.kinds == READING:
             context |= {"show_history": False}
+        context |= shown(self.panels, request, context.get("original"))
         return super().render_change_form(request, context, **options)
 
     @staticmethod

@@ -8,7 +8,6 @@ from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.functional import lazy
 from unfold.widgets import UnfoldAdminSelectWidget
@@ -27,6 +26,8 @@ from controlplane.traffic.usage import units
 from controlplane.web.kit.amounts import counts_nothing
 from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.forms import ReasonDialog
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import Panel, View
 from controlplane.web.kit.site import change_url, done
 from controlplane.web.kit.times import exact
 from enforcement.model.limit_fields import attribute
@@ -84,7 +85,7 @@ def resetting(form: type[ResetDialog]) -> Any:
         },
     )
     def reset_counters(self: Any, request: HttpRequest, form: ResetDialog, object_id: str) -> HttpResponse:
-        holder = self.present_one(object_id)
+        holder = self.model.objects.get(pk=self.key_of(object_id))
         limit = form.cleaned_data["limit"]
         try:
             with self.changing(request, form.cleaned_data["reason"]) as tx:
@@ -106,30 +107,22 @@ def _words(done: live_counters.Resetting, holder: Token | Project) -> str:
     return f"{done.count} counter{'' if done.count == 1 else 's'} of {holder} reset."
 
 
-class LiveCounters:
-    """A mixin for the page of a token or project, which adds a table of its counters."""
+def counters_view(page: PartsPage, request: HttpRequest, object_id: str) -> HttpResponse:
+    """Return a response with only the rows of the table, which the page inserts, or with status 404."""
+    holder = page.get_queryset(request).filter(pk=page.key_of(object_id)).first()
+    if holder is None or not page.has_view_permission(request, holder):
+        return HttpResponse(status=404)
+    now = timezone.now()
+    context: dict[str, Any] = {"now": now, "sees_all": is_operator(request.user), "glass": glass_at(now)}
+    context |= _live(holder, context)
+    response = render(request, "admin/sluicegate/live_rows.html", context)
+    response["Cache-Control"] = "no-store"
+    return response
 
-    change_form_outer_before_template = "admin/sluicegate/live.html"
 
-    def get_urls(self) -> list[URLPattern]:
-        name = f"{self.opts.app_label}_{self.opts.model_name}_counters"
-        own = path("<path:object_id>/counters/", self.admin_site.admin_view(self.counters_view), name=name)
-        return [own, *super().get_urls()]
-
-    def present_one(self, object_id: str) -> Token | Project:
-        return self.model.objects.get(pk=self.key_of(object_id))
-
-    def counters_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Return a response with only the rows of the table, which the page inserts, or with status 404."""
-        holder = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
-        if holder is None or not self.has_view_permission(request, holder):
-            return HttpResponse(status=404)
-        now = timezone.now()
-        context: dict[str, Any] = {"now": now, "sees_all": is_operator(request.user), "glass": glass_at(now)}
-        context |= _live(holder, context)
-        response = render(request, "admin/sluicegate/live_rows.html", context)
-        response["Cache-Control"] = "no-store"
-        return response
+# The present counters of a token or project, whose rows the page reads again and again from the view.
+LIVE_COUNTERS = Panel[Any](name="live", template="admin/sluicegate/live.html", answer=lambda request, row: row)
+COUNTERS_VIEW = View(path="<path:object_id>/counters/", name="counters", answer=counters_view)
 
 
 @optional(COUNTERS, lambda *_: {"away": True})

@@ -24,7 +24,7 @@ from controlplane.web.kit.secret import secret_page
 from controlplane.web.kit.site import change_url, done, instant, links, list_url
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
-from controlplane.web.pages.tokens.labels import LabelGroups, label_query, linked_labels
+from controlplane.web.pages.tokens.labels import label_query, linked_labels
 from controlplane.web.pages.tokens.secret_search import SecretSearch
 
 STATUS = {"active": ("check_circle", "good"), "revoked": ("block", "bad"), "expired": ("event_busy", "warn")}
@@ -138,7 +138,7 @@ class TokenForm(RecordedForm):
     )
 
 
-class LabelledRows(LabelGroups):
+class LabelledRows:
     """A mixin for the list of tokens, which shows their labels and their owner, finds them and groups by them."""
 
     @display(description="Owner")

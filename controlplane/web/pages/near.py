@@ -4,6 +4,7 @@ projects.
 """
 
 import math
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,7 +28,7 @@ from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.explain import live_counters, near
-from controlplane.operations.explain.day import day_of
+from controlplane.operations.explain.day import Day, day_of
 from controlplane.operations.explain.forecast import Forecast
 from controlplane.operations.explain.holders import MOST_COMMANDS, Held, held_by, read
 from controlplane.operations.explain.live import Now
@@ -35,6 +36,7 @@ from controlplane.operations.explain.question import Reach
 from controlplane.operations.explain.words import duration
 from controlplane.traffic.usage.models import UsageRow
 from controlplane.web.kit.links import statement_url
+from controlplane.web.kit.parts import Panel
 from controlplane.web.kit.site import badge, link_to, list_url
 from controlplane.web.kit.times import exact
 from controlplane.web.scope.views import permission_required
@@ -219,19 +221,26 @@ def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now] | str]
     return {**dict.fromkeys((one.key[1] for one in own), NOT_READ), **found}
 
 
+@dataclass(frozen=True, slots=True)
 class UsageDay:
-    """
-    A mixin for the page of a token, a project or a policy, which adds the decisions of the last 24 hours.
+    """The decisions about a row in the last 24 hours, and where there are more of them."""
 
-    The pages of tokens and projects show them below their counters.
-    """
+    day: Day
+    url: str
+    month_url: str
 
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
-        row = context.get("original")
-        if row is not None and request.user.has_perm("usage.view_usagerow"):
-            day = optional(USAGE, lambda *_: None)(day_of)(row, reach_of(request), timezone.now())
-            context |= {"day": day, "day_url": usage_url(row), "month_url": month_url(row)}
-        return super().render_change_form(request, context, **options)
+
+def usage_day(request: HttpRequest, row: Token | Project | Policy) -> UsageDay | None:
+    """Return the decisions about a row, or None if usage cannot be read."""
+    day = optional(USAGE, lambda *_: None)(day_of)(row, reach_of(request), timezone.now())
+    return UsageDay(day, usage_url(row), month_url(row)) if day else None
+
+
+def sees_usage(request: HttpRequest) -> bool:
+    return request.user.has_perm("usage.view_usagerow")
+
+
+USAGE_DAY = Panel[Any](name="usage_day", template="admin/sluicegate/usage_day.html", answer=usage_day, may=sees_usage)
 
 
 def usage_url(row: Token | Project | Policy) -> str:

@@ -28,6 +28,7 @@ from controlplane.releases.drafts.actions import (
 from controlplane.releases.drafts.models import PolicyDraft
 from controlplane.releases.review.reviews import SHADOW, review_of, start_in_shadow
 from controlplane.web.kit.forms import SentForms, say_once
+from controlplane.web.kit.parts import BELOW, ListPanel, Panel
 from controlplane.web.kit.site import actor_of, change_url, list_url
 from controlplane.web.kit.state import state_of
 from controlplane.web.pages.review.views import (
@@ -77,12 +78,24 @@ def seen_drafts(user: Any) -> Any:
     return rows if is_operator(user) else rows.filter(project__in=projects_of(user).values("pk"))
 
 
+@dataclass(frozen=True, slots=True)
+class OpenDrafts:
+    """The number of the open drafts that a user sees, with the address of their list."""
+
+    count: int
+    url: str
+
+
+OPEN_DRAFTS = ListPanel(
+    name="drafts",
+    template="admin/sluicegate/draft_note.html",
+    answer=lambda request: OpenDrafts(seen_drafts(request.user).count(), list_url(PolicyDraft)),
+)
+SAVE_DRAFT = Panel[Policy](name="save_draft", template="admin/sluicegate/save_draft.html", place=BELOW)
+
+
 class DraftedPolicies:
     """A mixin for the page of policies, whose form can be saved as a draft. It comes before ReviewedPolicies."""
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        context = {"open_drafts": seen_drafts(request.user).count(), "drafts_url": list_url(PolicyDraft)}
-        return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         count = PolicyDraft.objects.filter(policy=self.key_of(object_id), state=PolicyDraft.OPEN).count()

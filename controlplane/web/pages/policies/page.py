@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 from django.contrib import admin, messages
@@ -22,16 +23,17 @@ from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.from_files import ManagedPage
+from controlplane.web.kit.parts import BELOW, Panel
 from controlplane.web.kit.site import StackedInline, badge, change_url, done, instant, link_to, links, list_url
 from controlplane.web.kit.state import state_of
-from controlplane.web.pages.drafts.views import DraftedPolicies
-from controlplane.web.pages.near import UsageDay
+from controlplane.web.pages.drafts.views import OPEN_DRAFTS, SAVE_DRAFT, DraftedPolicies
+from controlplane.web.pages.near import USAGE_DAY
 from controlplane.web.pages.policies.columns import ManagedFilter, PolicyColumns, TrafficFilter
 from controlplane.web.pages.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.web.pages.policies.limit_form import ALL, LimitForm, LimitFormSet, fieldsets, holder_of
 from controlplane.web.pages.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
 from controlplane.web.pages.policies.scoped_admin import ModeFilter, PolicyScope
-from controlplane.web.pages.review.page import ReviewedPolicies
+from controlplane.web.pages.review.page import ENFORCE_VIEW, VERDICTS, ReviewedPolicies
 from enforcement.model.limits import InvalidLimit
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 from enforcement.store_calls.instances import GLOBAL, UNSUPPORTED_REASONS, reasons_against
@@ -39,6 +41,9 @@ from enforcement.store_calls.instances import GLOBAL, UNSUPPORTED_REASONS, reaso
 ROWS_OF_LIMITS_SHOWN = 4
 INSTANCES_SHOWN = 5
 SHADOW = mark_safe(' <span class="sg-tag sg-shadow">shadow</span>')
+
+
+TRY_REQUEST = Panel[Policy](name="try_request", template="admin/sluicegate/try_request.html", place=BELOW)
 
 
 def describe(limit: Limit, holder: str) -> str:
@@ -85,7 +90,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(ManagedPage, UsageDay, PolicyColumns, PolicyScope, DraftedPolicies, ReviewedPolicies, EditPage):
+class PolicyAdmin(ManagedPage, PolicyColumns, PolicyScope, DraftedPolicies, ReviewedPolicies, EditPage):
     list_display = [
         *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
         *("managed", "published"),
@@ -104,8 +109,8 @@ class PolicyAdmin(ManagedPage, UsageDay, PolicyColumns, PolicyScope, DraftedPoli
     form = PolicyForm
     asked_name = str
     inlines = [LimitInline]
-    change_form_outer_after_template = "admin/sluicegate/policy_after.html"
-    list_before_template = "admin/sluicegate/draft_note.html"
+    panels = (VERDICTS, SAVE_DRAFT, TRY_REQUEST, replace(USAGE_DAY, place=BELOW))
+    list_panels, views = (OPEN_DRAFTS,), (ENFORCE_VIEW,)
     actions_detail = ["copy", "apply_everywhere", "apply_where_attached"]
     empty = (
         "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from django import forms
@@ -31,30 +32,38 @@ from controlplane.web.kit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.from_files import ManagedPage, with_mark
 from controlplane.web.kit.links import statement_url
+from controlplane.web.kit.parts import Panel
 from controlplane.web.kit.secret import secret_page
 from controlplane.web.kit.site import badge, confirmed, in_dialog, instant, link_to, links, list_url, list_url_of_audit
 from controlplane.web.kit.snippets import token_snippets
 from controlplane.web.kit.tags import tag
-from controlplane.web.pages.counters import LiveCounters, ResetProjectDialog, ResetTokenDialog, resetting
+from controlplane.web.pages.counters import (
+    COUNTERS_VIEW,
+    LIVE_COUNTERS,
+    ResetProjectDialog,
+    ResetTokenDialog,
+    resetting,
+)
 from controlplane.web.pages.credentials import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
 from controlplane.web.pages.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
-from controlplane.web.pages.near import NearestLimit, NearFilter, UsageDay
+from controlplane.web.pages.near import USAGE_DAY, NearestLimit, NearFilter
 from controlplane.web.pages.overrides.links import raise_limit
 from controlplane.web.pages.people import attempts, memberships, users  # noqa: F401  (they register more pages)
 from controlplane.web.pages.review.attached_admin import ReviewedAttachment
 from controlplane.web.pages.tokens.bulk import BulkActions, DeletedByJob
-from controlplane.web.pages.tokens.hygiene import Hygiene, HygieneFilter
-from controlplane.web.pages.tokens.labels import usage_url
+from controlplane.web.pages.tokens.hygiene import HYGIENE, HygieneFilter
+from controlplane.web.pages.tokens.labels import LABELS_LINK, LABELS_VIEW, usage_url
 from controlplane.web.scope.rows import RowScope
+
+# What the page says above all else, such as that a token is revoked.
+STATE_LINE = "admin/sluicegate/state_line.html"
 
 
 @admin.register(Project)
 class ProjectAdmin(
-    UsageDay,
     DeletedByJob,
     NearestLimit,
     Suspendable,
-    LiveCounters,
     ManagedPage,
     ReviewedAttachment,
     EditPage,
@@ -69,6 +78,7 @@ class ProjectAdmin(
     actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
     raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
+    panels, views = (Panel(name="state_line", template=STATE_LINE), LIVE_COUNTERS, USAGE_DAY), (COUNTERS_VIEW,)
     policies = linked_filters = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]
@@ -181,6 +191,27 @@ def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     return token_snippets(secret)
 
 
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """How fast the instances had the revocation of a token: the revision that has it, a number, and a time."""
+
+    published: str = ""
+    had_by: str = ""
+    had_after: str = ""
+
+
+def revocation_of(request: HttpRequest, token: Token) -> Revocation:
+    revision = revision_of("token", token.pk, "token.revoke") if token.revoked_at else None
+    if revision is None:
+        return Revocation()
+    counted = request.user.has_perm("fleet.view_instance") and revision.instances
+    had_by = f"{revision.live_on} of {revision.instances}" if counted else ""
+    return Revocation(link_to(revision, f"revision {revision.number}"), had_by, seconds(revision.lag_ms))
+
+
+REVOCATION = Panel(name="revocation", template=STATE_LINE, answer=revocation_of)
+
+
 class TokenStatusFilter(StatusFilter):
     """A filter by status, which also finds the live tokens that every proxy refuses for now."""
 
@@ -202,12 +233,9 @@ class TokenPaginator(CappedPaginator):
 
 @admin.register(Token)
 class TokenAdmin(
-    UsageDay,
     BulkActions,
     NearestLimit,
     Suspendable,
-    LiveCounters,
-    Hygiene,
     LabelledRows,
     ReviewedAttachment,
     CredentialAdmin,
@@ -239,6 +267,8 @@ class TokenAdmin(
     actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
     raise_limit = raise_limit
     reset_counters = resetting(ResetTokenDialog)
+    panels, list_panels = (REVOCATION, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)
+    views = (COUNTERS_VIEW, LABELS_VIEW)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
         "A token is the credential of a client. Its secret is shown once, when it is created. Proxies know its digest.",
@@ -255,17 +285,6 @@ class TokenAdmin(
             return fieldsets
         read = {"labels": "label_list", "expires_at": "ends"}
         return [(title, {**it, "fields": [read.get(name, name) for name in it["fields"]]}) for title, it in fieldsets]
-
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
-        """Return the page, which says of a revoked token how fast the instances had its revocation."""
-        token = context.get("original")
-        revision = revision_of("token", token.pk, "token.revoke") if token and token.revoked_at else None
-        if revision:
-            counted = request.user.has_perm("fleet.view_instance") and revision.instances
-            context |= {"revocation": link_to(revision, f"revision {revision.number}")}
-            context |= {"had_by": f"{revision.live_on} of {revision.instances}"} if counted else {}
-            context |= {"had_after": seconds(revision.lag_ms)}
-        return super().render_change_form(request, context, **options)
 
     @display(description="Status")
     def state(self, token: Token) -> str:

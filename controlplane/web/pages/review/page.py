@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,7 +10,7 @@ from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils import timezone
 
 from controlplane.changes.words.change import ObjectChange
@@ -23,6 +23,7 @@ from controlplane.releases.review.reviews import SHADOW, Review, review_of, revi
 from controlplane.releases.review.verdicts import ShadowVerdict, enforced, verdicts_of
 from controlplane.traffic.callers.kinds import TOKEN
 from controlplane.web.kit.forms import version_of
+from controlplane.web.kit.parts import Panel, View
 from controlplane.web.kit.site import change_url
 from controlplane.web.kit.state import state_of
 from controlplane.web.pages.review.views import (
@@ -40,23 +41,6 @@ from controlplane.web.pages.review.views import (
 
 class ReviewedPolicies(ReviewedForm):
     """A mixin for the page of policies, which saves a change of limits that somebody feels only after its review."""
-
-    change_form_outer_before_template = "admin/sluicegate/preview/verdicts.html"
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.enforce_view)
-        own = path("<path:object_id>/enforce/", view, name="policies_policy_enforce")
-        return [own, *super().get_urls()]
-
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
-        policy = context.get("original")
-        if policy is not None and request.method == "GET":
-            found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
-            # Several of which nothing is known yet would push the form out of sight, so they share one card.
-            silent = [one for one in found if not one.requests]
-            silent = silent if len(silent) > 1 else []
-            context |= {"verdicts": [verdict_context(one) for one in found if one not in silent], "silent": silent}
-        return super().render_change_form(request, context, **options)
 
     def enforce_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Show the review of enforcing a shadow limit, with what it saw, and enforce it once that is confirmed."""
@@ -155,6 +139,28 @@ class ReviewedPolicies(ReviewedForm):
         settle(request, review, state.tx.reason)
         if review.is_needed and request.POST.get(START) == SHADOW:
             start_in_shadow(state.tx, saved, review.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What limits in shadow have seen. Several of which nothing is known yet would push the form out of sight."""
+
+    loud: list[dict[str, Any]]
+    silent: list[ShadowVerdict]
+
+
+def verdicts(request: HttpRequest, policy: Policy) -> Verdicts | None:
+    """Return what the limits of a policy that are in shadow have seen, or None if there is nothing to tell."""
+    if request.method != "GET":
+        return None
+    found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
+    silent = [one for one in found if not one.requests]
+    silent = silent if len(silent) > 1 else []
+    return Verdicts([verdict_context(one) for one in found if one not in silent], silent) if found else None
+
+
+VERDICTS = Panel(name="verdicts", template="admin/sluicegate/preview/verdicts.html", answer=verdicts)
+ENFORCE_VIEW = View(path="<path:object_id>/enforce/", name="enforce", answer=ReviewedPolicies.enforce_view)
 
 
 def _where(policy: Policy) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import DropdownFilter
 
@@ -16,6 +16,7 @@ from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.web.kit.filters import ENDING, EndsFilter
+from controlplane.web.kit.parts import ListPanel
 
 UNUSED_FOR = timedelta(days=90)
 # Each visit of the list counts, and somebody who has more tokens to look at need not know how many more.
@@ -99,13 +100,8 @@ def cards_of(user: Any, project: str, now: datetime) -> Iterator[HygieneCard]:
     yield HygieneCard("Expire within 7 days", capped(ending, MOST_COUNTED), f"?ends={ENDING}{query}")
 
 
-class Hygiene:
-    """A mixin for the list of tokens, with a card above it for each kind of token that needs a hand."""
+def cards(request: HttpRequest) -> list[HygieneCard]:
+    return list(cards_of(request.user, request.GET.get(PROJECT, ""), timezone.now()))
 
-    list_before_template = "admin/sluicegate/hygiene.html"
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        context = dict(extra_context or {})
-        if request.method == "GET":
-            context["hygiene"] = list(cards_of(request.user, request.GET.get(PROJECT, ""), timezone.now()))
-        return super().changelist_view(request, context)
+HYGIENE = ListPanel(name="hygiene", template="admin/sluicegate/hygiene.html", answer=cards)

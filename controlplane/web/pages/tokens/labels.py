@@ -7,13 +7,15 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Case, Count, Max, QuerySet, When
 from django.db.models.fields.json import KeyTextTransform
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 
 from controlplane.objects.projects.models import Token, TokenQuerySet
 from controlplane.traffic.usage.models import UsageRow
 from controlplane.web.kit.links import statement_url
+from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import ListPanel, View
 from controlplane.web.kit.site import list_url
 
 # The names are those of the newest tokens, because reading all of a million takes seconds.
@@ -54,46 +56,41 @@ def usage_url(name: str, value: str) -> str:
     return list_url(UsageRow, f"?{label_query(name, value)}&period=day")
 
 
-class LabelGroups:
-    """A mixin for the page of tokens, which adds one that groups them by a label."""
+def labels_view(page: PartsPage, request: HttpRequest) -> HttpResponse:
+    """Return the page of the active tokens that the user may see, grouped by one of their labels."""
+    if not page.has_view_permission(request):
+        raise PermissionDenied
+    tokens: QuerySet[Token] = page.scope.narrow(Token.objects.live(timezone.now()), request.user)
+    oldest = tokens.order_by("-created_at").values_list("created_at", flat=True)[MOST_GROUPED : MOST_GROUPED + 1]
+    is_cut = len(oldest) > 0
+    if is_cut:
+        tokens = tokens.filter(created_at__gt=oldest[0])
+    names = names_of(tokens)
+    chosen = request.GET.get("name", "") or next(iter(names), "")
+    rows, without = values_of(tokens, chosen) if chosen else ([], tokens.count())
+    for row in rows:
+        row["tokens_url"] = list_url(Token, f"?{label_query(chosen, row['value'])}")
+        row["usage_url"] = usage_url(chosen, row["value"])
+        row["month_url"] = statement_url(tagged=f"{chosen}={row['value']}")
+    return page.page(
+        request,
+        "labels.html",
+        title="Tokens by label",
+        names=names,
+        chosen=chosen,
+        rows=rows[:VALUES_SHOWN],
+        has_more=len(rows) > VALUES_SHOWN,
+        most=MOST_GROUPED if is_cut else None,
+        without=without,
+    )
 
-    list_before_template = "admin/sluicegate/labels_link.html"
 
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.labels_view)
-        return [path("labels/", view, name="projects_token_labels"), *super().get_urls()]
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        url = reverse("admin:projects_token_labels")
-        return super().changelist_view(request, {"labels_url": url, **(extra_context or {})})
-
-    def labels_view(self, request: HttpRequest) -> HttpResponse:
-        """Return the page of the active tokens that the user may see, grouped by one of their labels."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        tokens: QuerySet[Token] = self.scope.narrow(Token.objects.live(timezone.now()), request.user)
-        oldest = tokens.order_by("-created_at").values_list("created_at", flat=True)[MOST_GROUPED : MOST_GROUPED + 1]
-        is_cut = len(oldest) > 0
-        if is_cut:
-            tokens = tokens.filter(created_at__gt=oldest[0])
-        names = names_of(tokens)
-        chosen = request.GET.get("name", "") or next(iter(names), "")
-        rows, without = values_of(tokens, chosen) if chosen else ([], tokens.count())
-        for row in rows:
-            row["tokens_url"] = list_url(Token, f"?{label_query(chosen, row['value'])}")
-            row["usage_url"] = usage_url(chosen, row["value"])
-            row["month_url"] = statement_url(tagged=f"{chosen}={row['value']}")
-        return self.page(
-            request,
-            "labels.html",
-            title="Tokens by label",
-            names=names,
-            chosen=chosen,
-            rows=rows[:VALUES_SHOWN],
-            has_more=len(rows) > VALUES_SHOWN,
-            most=MOST_GROUPED if is_cut else None,
-            without=without,
-        )
+LABELS_VIEW = View(path="labels/", name="labels", answer=labels_view)
+LABELS_LINK = ListPanel(
+    name="labels_url",
+    template="admin/sluicegate/labels_link.html",
+    answer=lambda request: reverse("admin:projects_token_labels"),
+)
 
 
 def linked_labels(token: Token) -> str:

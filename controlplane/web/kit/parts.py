@@ -1,0 +1,91 @@
+"""The parts of which pages of the admin are made, as values. No part knows the class of its page."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from django.contrib.admin import ModelAdmin
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+
+ABOVE, BELOW = "above", "below"
+
+
+def everybody(request: HttpRequest) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel[M: Model]:
+    """
+    A part of the page of a row, above or below its form.
+
+    Attributes:
+        name: The name under which the template has the answer.
+        answer: Returns what the template shows of a row, or None if there is nothing to show. Without it, the panel is
+            the same for every row, also for a new one.
+        may: Returns whether the user sees the panel.
+    """
+
+    name: str
+    template: str
+    place: str = ABOVE
+    answer: Callable[[HttpRequest, M], object] | None = None
+    may: Callable[[HttpRequest], bool] = everybody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPanel:
+    """A part above a list. The template has the answer under its name."""
+
+    name: str
+    template: str
+    answer: Callable[[HttpRequest], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """
+    An address of a page besides those of its list and its rows.
+
+    Attributes:
+        path: The address within that of the list, with converters.
+        name: The name of the address behind the one of the model, such as "counters" for "projects_token_counters".
+        answer: Returns the response, from the page, the request and what the address has.
+    """
+
+    path: str
+    name: str
+    answer: Callable[..., HttpResponse]
+
+
+def shown[M: Model](panels: Sequence[Panel[M]], request: HttpRequest, row: M | None) -> dict[str, object]:
+    """Return the context of the page of a row: the answer of each panel by its name, and their templates by place."""
+    found = list(_answers(panels, request, row))
+    templates = {place: [panel.template for panel, _ in found if panel.place == place] for place in (ABOVE, BELOW)}
+    return {**{panel.name: answer for panel, answer in found}, **templates}
+
+
+def _answers[M: Model](
+    panels: Sequence[Panel[M]], request: HttpRequest, row: M | None
+) -> Iterator[tuple[Panel[M], object]]:
+    for panel in panels:
+        if not panel.may(request) or (panel.answer is not None and row is None):
+            continue
+        answer = True if panel.answer is None or row is None else panel.answer(request, row)
+        if answer is not None:
+            yield panel, answer
+
+
+def addresses(page: ModelAdmin, views: Sequence[View]) -> Iterator[URLPattern]:
+    """Yield the addresses of the views of a page, which only users of the admin open."""
+    for view in views:
+        name = f"{page.opts.app_label}_{page.opts.model_name}_{view.name}"
+        yield path(view.path, page.admin_site.admin_view(_bound(page, view)), name=name)
+
+
+def _bound(page: ModelAdmin, view: View) -> Callable[..., HttpResponse]:
+    def answer(request: HttpRequest, **given: str) -> HttpResponse:
+        return view.answer(page, request, **given)
+
+    return answer
