@@ -79,10 +79,6 @@ class Policy(Versioned):
     metering = models.JSONField(default=dict, blank=True, db_default={})
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
-    # The projects whose uses a reader may know. None stands for all.
-    counted_in: "models.QuerySet[Project] | None" = None
-    # Units of its limits in which nothing was ever charged, set by pages that show this.
-    idle_units: Collection[str] = ()
 
     class Meta:
         ordering = ["slug"]
@@ -99,24 +95,24 @@ class Policy(Versioned):
     @cached_property
     def uses(self) -> Uses:
         """How many have this policy, of projects also for requests without a token, and for new tokens."""
-        self.count_uses([self], self.counted_in)
-        return self.uses
+        return self.uses_of([self])[self.pk]
 
     @classmethod
-    def count_uses(cls, policies: Iterable["Policy"], projects: "models.QuerySet[Project] | None" = None) -> None:
-        """Set the ``uses`` of all these policies with one query, in some projects, or in all for None."""
-        policies, outer = list(policies), models.OuterRef("pk")
+    def uses_of(
+        cls, policies: Iterable["Policy"], projects: "models.QuerySet[Project] | None" = None
+    ) -> dict[str, Uses]:
+        """Return the uses of all these policies by their ids with one query, in some projects, or in all for None."""
+        keys, outer = [policy.pk for policy in policies], models.OuterRef("pk")
         within = {} if projects is None else {"project__in": projects.values("pk")}
         seen = Project.objects.all() if projects is None else projects
         columns = ("policy", "anonymous_policy", "token_policy")
         counts = [CappedCount(Token.objects.filter(policy=outer, **within))]
         counts += [CappedCount(seen.filter(**{column: outer})) for column in columns]
         names = [f"count_{number}" for number in range(len(counts))]
-        rows = cls.objects.filter(pk__in=[policy.pk for policy in policies]).order_by()
+        rows = cls.objects.filter(pk__in=keys).order_by()
         rows = rows.annotate(**dict(zip(names, counts, strict=True)))
         found = {pk: Uses(*map(as_capped, numbers)) for pk, *numbers in rows.values_list("pk", *names)}
-        for policy in policies:
-            policy.uses = found.get(policy.pk, Uses())
+        return {pk: found.get(pk, Uses()) for pk in keys}
 
     def clean(self) -> None:
         # A new one, of which a request may create 1,000, has no row to compare it with.

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Never
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.sites import AdminSite
+from django.contrib.admin.utils import flatten_fieldsets, unquote
 from django.contrib.auth import get_permission_codename
 from django.core.exceptions import NON_FIELD_ERRORS, BadRequest, ValidationError
 from django.core.paginator import Paginator
@@ -26,7 +27,7 @@ from controlplane.objects.people.roles import OWNER
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import OutboxEntry
-from controlplane.web.kit.parts import ListPanel, Panel, View, addresses, shown
+from controlplane.web.kit.parts import Column, ListPanel, Panel, View, WithColumns, addresses, shown
 from controlplane.web.kit.site import FIELDS, actor_of
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
@@ -45,6 +46,7 @@ class PartsPage(ModelAdmin):
         manager: The name of the manager of the model that has the rows.
         linked_filters: Columns by which pages link to the list, besides those of its filters.
         empty: Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
+        columns: Those of the names in list_display and readonly_fields that are no methods.
         panels: Parts of the page of a row, and list_panels of the list.
         views: More addresses.
         is_published: Whether enforcers know the rows, so that a message says which revision has a change.
@@ -55,6 +57,7 @@ class PartsPage(ModelAdmin):
     manager: ClassVar[str] = "_default_manager"
     linked_filters: ClassVar[tuple[str, ...]] = ()
     empty: ClassVar[tuple[str, str]] = ("", "")
+    columns: ClassVar[tuple[Column, ...]] = ()
     panels: ClassVar[tuple[Panel, ...]] = ()
     list_panels: ClassVar[tuple[ListPanel, ...]] = ()
     views: ClassVar[tuple[View, ...]] = ()
@@ -74,12 +77,28 @@ class PartsPage(ModelAdmin):
     list_sections: ClassVar[tuple[str, ...]] = ()
     conditional_fields: ClassVar[dict[str, str]] = {}
 
+    def __init__(self, model: type[Model], admin_site: AdminSite) -> None:
+        super().__init__(model, admin_site)
+        for column in self.columns:  # by whose names Django checks and sorts lists
+            setattr(self, column.name, column.cell(_unread))
+
     def get_urls(self) -> list[URLPattern]:
         return [*addresses(self, self.views), *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         context = {panel.name: panel.answer(request) for panel in self.list_panels} if request.method == "GET" else {}
         return super().changelist_view(request, {**context, **(extra_context or {})})
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        if shown := [column for column in self.columns if column.name in changelist.list_display]:
+            changelist.result_list = list(changelist.result_list)
+            changelist.model_admin = WithColumns(self, shown, changelist.result_list, request)
+        return changelist
+
+    def listed(self, request: HttpRequest) -> QuerySet[Any]:
+        """Return the query of all rows of the list that an address asks for, without reading those of a page."""
+        return super().get_changelist_instance(request).queryset
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the query of the rows that the user may see, from which Django makes lists, pages and searches."""
@@ -185,12 +204,16 @@ class PartsPage(ModelAdmin):
         """
         Return the page, which points to errors below only if there are some, and has no history if nobody edits it.
         """
-        form, inlines = context["adminform"].form, context["inline_admin_formsets"]
-        if not form.errors.keys() - {NON_FIELD_ERRORS} and all(inline.formset.is_valid() for inline in inlines):
+        form, inlines = context["adminform"], context["inline_admin_formsets"]
+        if not form.form.errors.keys() - {NON_FIELD_ERRORS} and all(inline.formset.is_valid() for inline in inlines):
             context |= {"errors": None}
         if self.kinds == READING:
             context |= {"show_history": False}
-        context |= shown(self.panels, request, context.get("original"))
+        row = context.get("original")
+        context |= shown(self.panels, request, row)
+        names = flatten_fieldsets(form.fieldsets)
+        if row is not None and (columns := [column for column in self.columns if column.name in names]):
+            form.model_admin = WithColumns(self, columns, [row], request)
         return super().render_change_form(request, context, **options)
 
     @staticmethod
@@ -231,6 +254,10 @@ class PartsPage(ModelAdmin):
     def present(self, request: HttpRequest, object_id: str) -> Any:
         """Return the row that an action names, locked until the end of the transaction."""
         return self.model._default_manager.select_for_update().get(pk=self.key_of(object_id))
+
+
+def _unread() -> Never:
+    raise RuntimeError("A column is shown for which nothing was read.")
 
 
 def page_of(model: type[Model]) -> PartsPage:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from django.contrib.admin import ModelAdmin
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
+from unfold.decorators import display
 
 ABOVE, BELOW = "above", "below"
 
@@ -41,6 +43,47 @@ class ListPanel:
     name: str
     template: str
     answer: Callable[[HttpRequest], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column[M: Model, A]:
+    """
+    A column of a list, and a field of the page of a row, for which all rows that are shown are read at once.
+
+    Attributes:
+        title: The heading of the column, or the label of the field.
+        read: Returns what the rows need. Columns with the same function share what it returns.
+        show: Returns the text or HTML for a row, from the row and what was read.
+        order: The column of the model by which the list is sorted, if it is.
+    """
+
+    name: str
+    title: str
+    read: Callable[[Sequence[M], HttpRequest], A]
+    show: Callable[[M, A], str]
+    order: str | None = None
+
+    def cell(self, read: Callable[[], A]) -> Callable[[M], str]:
+        """Return the column as Django takes it."""
+
+        def cell(row: M) -> str:
+            return self.show(row, read())
+
+        return display(description=self.title, ordering=self.order)(cell)
+
+
+class WithColumns:
+    """A page as the templates of one response take it, whose columns have what was read for the rows shown."""
+
+    def __init__(
+        self, page: ModelAdmin, columns: Sequence[Column], rows: Sequence[Model], request: HttpRequest
+    ) -> None:
+        found = {read: read(rows, request) for read in dict.fromkeys(column.read for column in columns)}
+        cells = {column.name: column.cell(partial(found.get, column.read)) for column in columns}
+        self._page, self._cells = page, cells
+
+    def __getattr__(self, name: str) -> object:
+        return self._cells[name] if name in self._cells else getattr(self._page, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

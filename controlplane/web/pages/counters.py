@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.functional import lazy
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from controlplane.core.instants import whole
+from controlplane.core.instants import exact, whole
 from controlplane.core.money import permits, quantity
 from controlplane.core.optional import COUNTERS, optional
 from controlplane.objects.overrides.models import Override
@@ -29,7 +29,6 @@ from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.page import PartsPage
 from controlplane.web.kit.parts import Panel, View
 from controlplane.web.kit.site import change_url, done
-from controlplane.web.kit.times import exact
 from enforcement.model.limit_fields import attribute
 from enforcement.store.client import STORE_ERRORS
 from enforcement.store_calls.inspection import LiveCounter
@@ -231,7 +230,7 @@ def row_of(counter: LiveCounter) -> dict[str, Any]:
         "left": _permits(counter.remaining, counter.unit),
         "carried": _permits(counter.rollover, counter.unit),
         "leased": _permits(counter.unused_max, counter.unit),
-        "shared_left": _permits(counter.values and counter.values.remaining, counter.unit),
+        "shared_left": _permits(counter.values.remaining if counter.values else None, counter.unit),
     }
 
 

@@ -1,7 +1,7 @@
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from django.contrib import admin, messages
-from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html_join
@@ -11,18 +11,58 @@ from unfold.decorators import display
 from controlplane.core.optional import HEARTBEATS
 from controlplane.releases.publishing import publisher
 from controlplane.traffic.fleet import heartbeats
-from controlplane.traffic.fleet.models import DEGRADED, OK, STARTING, Instance
+from controlplane.traffic.fleet.models import Instance
 from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import Column
 from controlplane.web.kit.site import badge, instant
-from enforcement.store_calls.instances import PROBLEMS, UNSUPPORTED_REASONS
+from enforcement.store_calls.instances import DEGRADED, OK, PROBLEMS, STARTING, UNSUPPORTED_REASONS
 
 STATES = {OK: "good", DEGRADED: "bad", STARTING: "warn"}
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The last revision, and the ids of the instances that run, or None if nobody knows."""
+
+    revision: int
+    live: set[str] | None
+
+
+def present(instances: Sequence[Instance], request: HttpRequest) -> Present:
+    """Return what the instances are compared with. If nobody knows whether they run, the user is told."""
+    last, now = publisher.last_revision(), timezone.now()
+    fleet = heartbeats.fleet_now()
+    if fleet.unknown:
+        text = f"{fleet.unknown} Heartbeats come through it, so nobody knows which instances run."
+        messages.warning(request, text)
+        return Present(last, None)
+    return Present(last, {instance.pk for instance in instances if heartbeats.is_live(instance, now)})
+
+
+def runs(instance: Instance, present: Present) -> str:
+    behind = present.revision - instance.revision
+    return badge(f"{instance.revision}, {behind} behind", "warn") if behind > 0 else str(instance.revision)
+
+
+def condition(instance: Instance, present: Present) -> str:
+    state = state_of(instance, None if present.live is None else instance.pk in present.live)
+    marks = {
+        "every limit is a shadow": instance.glass_until,
+        f"limits in code: {instance.in_code}": instance.in_code,
+        "unmetered limits": instance.unmetered,
+        "unsupported limits": instance.unsupported,
+    }
+    return format_html_join(" ", "{}", [(state,), *((badge(text, "warn"),) for text, found in marks.items() if found)])
 
 
 @admin.register(Instance)
 class InstanceAdmin(PartsPage):
     optional_source = HEARTBEATS
     list_display = ["id", "host", "version", "runs", "priced", "condition", "seen", "decided"]
+    columns = (
+        Column(name="runs", title="Revision", read=present, show=runs, order="revision"),
+        Column(name="condition", title="State", read=present, show=condition, order="state"),
+    )
     list_filter = [("state", ChoicesDropdownFilter)]
     search_fields = ["id", "host"]
     fields = readonly_fields = [
@@ -43,55 +83,10 @@ class InstanceAdmin(PartsPage):
     ]
     empty = ("Each process that uses the enforcement library appears here some seconds after it starts.", "")
 
-    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        changelist = super().get_changelist_instance(request)
-        self._complete(request, changelist.result_list)
-        return changelist
-
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Instance | None:
-        instance = super().get_object(request, object_id, from_field)
-        if instance is not None:
-            self._complete(request, [instance])
-        return instance
-
-    @staticmethod
-    def _complete(request: HttpRequest, instances: Iterable[Instance]) -> None:
-        """
-        Add to each instance the last revision and whether it runs.
-
-        If nobody knows, that is None, and the user is told.
-        """
-        last, now = publisher.last_revision(), timezone.now()
-        fleet = heartbeats.fleet_now()
-        if fleet.unknown:
-            text = f"{fleet.unknown} Heartbeats come through it, so nobody knows which instances run."
-            messages.warning(request, text)
-        for instance in instances:
-            instance.published = last
-            instance.runs_now = None if fleet.unknown else heartbeats.is_live(instance, now)
-
-    @display(description="Revision", ordering="revision")
-    def runs(self, instance: Instance) -> str:
-        behind = instance.published - instance.revision
-        return badge(f"{instance.revision}, {behind} behind", "warn") if behind > 0 else str(instance.revision)
-
     @display(description="Prices", ordering="price_revision")
     def priced(self, instance: Instance) -> str:
         """Return the revision of the prices that the instance uses."""
         return "—" if instance.price_revision is None else str(instance.price_revision)
-
-    @display(description="State", ordering="state")
-    def condition(self, instance: Instance) -> str:
-        state = state_of(instance, instance.runs_now)
-        marks = {
-            "every limit is a shadow": instance.glass_until,
-            f"limits in code: {instance.in_code}": instance.in_code,
-            "unmetered limits": instance.unmetered,
-            "unsupported limits": instance.unsupported,
-        }
-        return format_html_join(
-            " ", "{}", [(state,), *((badge(text, "warn"),) for text, found in marks.items() if found)]
-        )
 
     @display(description="Unmetered limits")
     def counts_nothing(self, instance: Instance) -> str:

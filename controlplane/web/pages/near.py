@@ -17,9 +17,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import DropdownFilter
-from unfold.decorators import display
 
-from controlplane.core.instants import whole
+from controlplane.core.instants import exact, whole
 from controlplane.core.money import permits, quantity
 from controlplane.core.optional import COUNTERS, USAGE, optional
 from controlplane.core.requests import PerRequest
@@ -36,9 +35,8 @@ from controlplane.operations.explain.question import Reach
 from controlplane.operations.explain.words import duration
 from controlplane.traffic.usage.models import UsageRow
 from controlplane.web.kit.links import statement_url
-from controlplane.web.kit.parts import Panel
+from controlplane.web.kit.parts import Column, Panel
 from controlplane.web.kit.site import badge, link_to, list_url
-from controlplane.web.kit.times import exact
 from controlplane.web.scope.views import permission_required
 from enforcement.model.instants import HOUR_SECONDS
 
@@ -176,31 +174,6 @@ class NearFilter(DropdownFilter):
         return rows.filter(pk__in={row.holder.pk for row in found.rows if isinstance(row.holder, rows.model)})
 
 
-class NearestLimit:
-    """A mixin for the lists of tokens and projects, with a column of the own limit that is nearest to its end."""
-
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
-        changelist = super().get_changelist_instance(request)
-        changelist.result_list = rows = list(changelist.result_list)
-        found = nearest_of(rows)
-        for row in rows:
-            row.nearest = NOT_READ if found is None else found.get(row.pk, ())
-        return changelist
-
-    @display(description="Nearest limit")
-    def nearest(self, row: Token | Project) -> SafeString | str:
-        result = getattr(row, "nearest", ())
-        if isinstance(result, str):
-            return result
-        if not result:
-            return "—"
-        held, count = result
-        share = near.share_of(held, count)
-        text = f"{held.rule.limit.name} {percent(share)}"
-        kind = "bad" if not count.remaining else "warn" if share >= near.NEAR else ""
-        return badge(text, kind) if kind else text
-
-
 @optional(COUNTERS, lambda rows: None)
 def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now] | str] | None:
     """
@@ -219,6 +192,23 @@ def nearest_of(rows: list[Token | Project]) -> dict[str, tuple[Held, Now] | str]
         if pk not in found or near.share_of(one, count) > near.share_of(*found[pk]):
             found[pk] = one, count
     return {**dict.fromkeys((one.key[1] for one in own), NOT_READ), **found}
+
+
+def _shown(row: Token | Project, found: dict[str, tuple[Held, Now] | str] | None) -> str:
+    """Return the name of the own limit that is nearest to its end, and how much of it is used."""
+    result = NOT_READ if found is None else found.get(row.pk, "—")
+    if isinstance(result, str):
+        return result
+    held, count = result
+    share = near.share_of(held, count)
+    text = f"{held.rule.limit.name} {percent(share)}"
+    kind = "bad" if not count.remaining else "warn" if share >= near.NEAR else ""
+    return badge(text, kind) if kind else text
+
+
+NEAREST = Column[Any, Any](
+    name="nearest", title="Nearest limit", read=lambda rows, request: nearest_of(list(rows)), show=_shown
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,4 +243,6 @@ def usage_url(row: Token | Project | Policy) -> str:
 
 def month_url(row: Token | Project | Policy) -> str:
     """Return the address of the statement of a row in this month."""
-    return statement_url(token=row.pk) if isinstance(row, Token) else statement_url(**{row._meta.model_name: row.slug})
+    if isinstance(row, Token):
+        return statement_url(token=row.pk)
+    return statement_url(policy=row.slug) if isinstance(row, Policy) else statement_url(project=row.slug)

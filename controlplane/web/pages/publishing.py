@@ -23,7 +23,7 @@ class OutboxAdmin(PartsPage):
     @display(description="Object")
     def what(self, entry: OutboxEntry) -> str:
         model = {"policy": Policy, "project": Project}.get(entry.kind)
-        row = model and model.objects.filter(pk=entry.object_id).first()
+        row = model and model._default_manager.filter(pk=entry.object_id).first()
         return link_to(row) if row else entry.object_id[:16] or "—"
 
     @display(description="Created", ordering="created_at")

@@ -1,6 +1,8 @@
 """The list of revisions in words, the page of one, and the page that undoes one."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
@@ -30,10 +32,12 @@ from controlplane.releases.publishing.rollback import rollback
 from controlplane.releases.revisions import listing, undo
 from controlplane.releases.revisions.links import object_urls
 from controlplane.traffic.fleet import heartbeats
+from controlplane.traffic.fleet.heartbeats import Fleet
 from controlplane.traffic.fleet.models import Instance
 from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import Column, Panel
 from controlplane.web.kit.site import badge, change_url, done, instant, link_to, table
 from controlplane.web.scope.rows import RowScope, Visitor
 
@@ -70,6 +74,62 @@ def _of_members(rows: QuerySet[Revision], user: Visitor, kind: str) -> QuerySet[
     return rows.filter(number__in=listing.revisions_of(entries_for(user)))
 
 
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the user may know of a revision: its author, its changes, and the address of its undo, if there is one."""
+
+    row: listing.Row
+    author: str
+    undo_url: str
+
+
+def story_of(request: HttpRequest, revision: Revision) -> Story:
+    (row,) = listing.described([revision], entries_for(request.user), listing.ENTRIES_ON_A_PAGE)
+    return Story(row, authors(row, request.user), undo_url(revision.number) if may_undo(row, request) else "")
+
+
+def read_story(revisions: Sequence[Revision], request: HttpRequest) -> Story:
+    """Return the story of the only one of *revisions*."""
+    (revision,) = revisions
+    return story_of(request, revision)
+
+
+def read_fleet(revisions: Sequence[Revision], request: HttpRequest) -> Fleet:
+    return heartbeats.fleet_now()
+
+
+def what_changed(revision: Revision, story: Story) -> str:
+    rows, names = [], Names.of(one.entry for one in story.row.entries)
+    for one in story.row.entries:
+        lines = details(one.entry, names)
+        links = [link_to(one.entry, in_words(one.entry)), *[""] * (len(lines) - 1)]
+        rows += [(link, line.what, line.old, line.new) for link, line in zip(links, lines, strict=True)]
+    if story.row.more:
+        rows.append((f"and {story.row.more:,} more, which the audit has", "", "", ""))
+    return table(("Change", "Field", "Before", "After"), rows) if rows else contents(revision)
+
+
+def runs_on(revision: Revision, fleet: Fleet) -> str:
+    if fleet.unknown:
+        return badge("unknown, the store is not reachable", "warn")
+    acknowledged, total = heartbeats.acknowledged(revision.number, revision.epoch, fleet)
+    if not total:
+        return badge("no live instance", "warn")
+    mark = badge(f"{acknowledged} of {total} instances", "good" if acknowledged == total else "warn")
+    if revision.lag_ms is None:
+        return mark
+    return format_html("{} The last of them had it after {}.", mark, listing.seconds(revision.lag_ms))
+
+
+def who_runs_what(revision: Revision, fleet: Fleet) -> str:
+    rows = [(link_to(row), row.host, row.revision, _standing(row, revision), instant(row.seen_at)) for row in fleet]
+    head = ("Instance", "Host", "Revision", "Compared with this one", "Last seen")
+    if fleet.unknown:
+        note = f"{fleet.unknown} These instances ran when it last answered."
+        return format_html("<p>{}</p>{}", note, table(head, rows))
+    return table(head, rows) if rows else "No instance is live."
+
+
 @admin.register(Revision)
 class RevisionAdmin(PartsPage):
     scope = RowScope(members=_of_members)
@@ -77,7 +137,13 @@ class RevisionAdmin(PartsPage):
         *("published", "epoch", "author", "channel", "what_changed"),
         *("runs_on", "who_runs_what", "documents"),
     ]
-    change_form_before_template = "admin/sluicegate/revisions/undo_link.html"
+    columns = (
+        Column(name="author", title="By", read=read_story, show=lambda revision, story: story.author),
+        Column(name="what_changed", title="Changed", read=read_story, show=what_changed),
+        Column(name="runs_on", title="Acknowledged by", read=read_fleet, show=runs_on),
+        Column(name="who_runs_what", title="Instances", read=read_fleet, show=who_runs_what),
+    )
+    panels = (Panel(name="undo", template="admin/sluicegate/revisions/undo_link.html", answer=story_of),)
     actions_detail = ["roll_back"]
 
     def get_urls(self) -> list[URLPattern]:
@@ -87,7 +153,9 @@ class RevisionAdmin(PartsPage):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        form, rows, older = ListForm(request.GET), [], None
+        form = ListForm(request.GET)
+        rows: list[listing.Row] = []
+        older: int | None = None
         if form.is_valid():
             rows, older = listing.rows_of(form.query(entries_for(request.user), is_operator(request.user)))
         urls = object_urls(one.of for row in rows for one in row.entries)
@@ -105,15 +173,6 @@ class RevisionAdmin(PartsPage):
             filtered=any(request.GET.get(name) for name in ("q", "show", "before", "since")),
         )
 
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Revision | None:
-        revision = super().get_object(request, object_id, from_field)
-        if revision is not None:
-            revision.fleet, revision.entries_seen = heartbeats.fleet_now(), entries_for(request.user)
-            (revision.row,) = listing.described([revision], revision.entries_seen, listing.ENTRIES_ON_A_PAGE)
-            revision.author = authors(revision.row, request.user)
-            revision.undo_url = undo_url(revision.number) if may_undo(revision.row, request) else ""
-        return revision
-
     def get_fields(self, request: HttpRequest, obj: Revision | None = None) -> list[str]:
         """Return the fields of the page. Hosts, and documents of all projects, are for those who may see all."""
         hidden = set() if request.user.has_perm(INSTANCES) else {"who_runs_what"}
@@ -123,45 +182,6 @@ class RevisionAdmin(PartsPage):
     @display(description="Published", ordering="at")
     def published(self, revision: Revision) -> str:
         return instant(revision.published_at) if revision.published_at else badge("not published", "warn")
-
-    @display(description="By")
-    def author(self, revision: Revision) -> str:
-        return revision.author
-
-    @display(description="Changed")
-    def what_changed(self, revision: Revision) -> str:
-        rows, names = [], Names.of(one.entry for one in revision.row.entries)
-        for one in revision.row.entries:
-            lines = details(one.entry, names)
-            links = [link_to(one.entry, in_words(one.entry)), *[""] * (len(lines) - 1)]
-            rows += [(link, line.what, line.old, line.new) for link, line in zip(links, lines, strict=True)]
-        if revision.row.more:
-            rows.append((f"and {revision.row.more:,} more, which the audit has", "", "", ""))
-        return table(("Change", "Field", "Before", "After"), rows) if rows else contents(revision)
-
-    @display(description="Acknowledged by")
-    def runs_on(self, revision: Revision) -> str:
-        if revision.fleet.unknown:
-            return badge("unknown, the store is not reachable", "warn")
-        acknowledged, total = heartbeats.acknowledged(revision.number, revision.epoch, revision.fleet)
-        if not total:
-            return badge("no live instance", "warn")
-        mark = badge(f"{acknowledged} of {total} instances", "good" if acknowledged == total else "warn")
-        if revision.lag_ms is None:
-            return mark
-        return format_html("{} The last of them had it after {}.", mark, listing.seconds(revision.lag_ms))
-
-    @display(description="Instances")
-    def who_runs_what(self, revision: Revision) -> str:
-        rows = [
-            (link_to(row), row.host, row.revision, _standing(row, revision), instant(row.seen_at))
-            for row in revision.fleet
-        ]
-        head = ("Instance", "Host", "Revision", "Compared with this one", "Last seen")
-        if revision.fleet.unknown:
-            note = f"{revision.fleet.unknown} These instances ran when it last answered."
-            return format_html("<p>{}</p>{}", note, table(head, rows))
-        return table(head, rows) if rows else "No instance is live."
 
     @display(description="Published documents")
     def documents(self, revision: Revision) -> str:
@@ -228,7 +248,7 @@ class RevisionAdmin(PartsPage):
             return HttpResponseRedirect(change_url(revision))
         check(plan, request)
         urls, names = object_urls((one.kind, one.pk) for one in plan.objects), Names.of_change(plan)
-        form.data = {**form.data.dict(), "seen": plan.digest} if form.is_bound else form.data
+        form.data = {**request.POST.dict(), "seen": plan.digest} if form.is_bound else form.data
         return self.page(
             request,
             "revisions/undo.html",

@@ -1,4 +1,5 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import batched
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -8,7 +9,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.auth import get_permission_codename
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -26,6 +27,7 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.traffic.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
 from controlplane.web.kit.filters import InstantRangeFilter, LabelFilter
 from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import Column
 from controlplane.web.kit.site import instant, link_to, long_name
 from controlplane.web.kit.times import stacked
 from controlplane.web.scope.rows import RowScope
@@ -107,39 +109,52 @@ class TokenLabelFilter(LabelFilter):
     column = "token_id"
 
 
-class NamedRowsAdmin(PartsPage):
+type Row = UsageRow | MeteredRow | DeniedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
     """
-    The base class of lists whose rows have the ids of a project, a token and a policy, and show their names.
+    The projects, tokens and policies that rows name by their ids.
 
     A row is kept after its project or token is deleted, and then shows the id in place of the name.
     """
 
-    optional_source = USAGE
-    scope = RowScope(paths=("project_id",))
+    projects: Mapping[str, Project]
+    tokens: Mapping[str, Token]
+    policies: Mapping[str, Policy]
 
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
-        changelist = super().get_changelist_instance(request)
-        rows = list(changelist.result_list)
-        for name, model in (("project", Project), ("token", Token), ("policy", Policy)):
-            if rows and not hasattr(rows[0], f"{name}_id"):
-                continue
-            known = model.objects.in_bulk({getattr(row, f"{name}_id") for row in rows})
-            for row in rows:
-                setattr(row, f"{name}_row", known.get(getattr(row, f"{name}_id")))
-        changelist.result_list = rows
-        return changelist
+    def project(self, row: Row) -> str:
+        found = self.projects.get(row.project_id)
+        return link_to(found) if found else row.project_id
 
-    @display(description="Project", ordering="project_id")
-    def project(self, row: Any) -> str:
-        return link_to(row.project_row) if row.project_row else row.project_id
+    def token(self, row: Row) -> str:
+        found = self.tokens.get(row.token_id)
+        return link_to(found, found.name) if found else row.token_id or "—"
 
-    @display(description="Token", ordering="token_id")
-    def token(self, row: Any) -> str:
-        return link_to(row.token_row, row.token_row.name) if row.token_row else row.token_id or "—"
+    def limit(self, row: UsageRow | DeniedRequest, otherwise: str) -> str:
+        if not row.limit_name:
+            return otherwise
+        found = self.policies.get(row.policy_id)
+        return format_html("{}/{}", link_to(found) if found else row.policy_id, row.limit_name)
 
-    @staticmethod
-    def name_of_limit(row: Any) -> str:
-        return format_html("{}/{}", link_to(row.policy_row) if row.policy_row else row.policy_id, row.limit_name)
+
+def named(rows: Sequence[Row], request: HttpRequest) -> Named:
+    """Return what the rows name, read by one query for each kind."""
+    policies = {row.policy_id for row in rows if not isinstance(row, MeteredRow)}
+    return Named(
+        Project.objects.in_bulk({row.project_id for row in rows}),
+        Token.objects.in_bulk({row.token_id for row in rows}),
+        Policy.objects.in_bulk(policies) if policies else {},
+    )
+
+
+def by_names(name: str, title: str, show: Callable[[Any, Named], str], order: str) -> Column[Any, Named]:
+    return Column(name=name, title=title, read=named, show=show, order=order)
+
+
+PROJECT = by_names("project", "Project", lambda row, names: names.project(row), "project_id")
+TOKEN = by_names("token", "Token", lambda row, names: names.token(row), "token_id")
 
 
 def number(name: str, title: str) -> Callable[[Any, Any], str]:
@@ -152,18 +167,20 @@ def number(name: str, title: str) -> Callable[[Any, Any], str]:
     return shown
 
 
-class SumsAdmin(NamedRowsAdmin):
+class SumsAdmin(PartsPage):
     """
     The base class of lists of sums by minute, hour and day, which can be downloaded.
 
     Attributes:
-        columns: Those of the downloaded file. The first is the time.
+        exported: The columns of the downloaded file. The first is the time.
     """
 
+    optional_source = USAGE
+    scope = RowScope(paths=("project_id",))
     ordering = ["-at", "id"]
     list_display_links = None
     list_before_template = "admin/sluicegate/usage_export.html"
-    columns: ClassVar[tuple[str, ...]] = ()
+    exported: ClassVar[tuple[str, ...]] = ()
 
     @display(description="From", ordering="at")
     def begins(self, row: UsageRow | MeteredRow) -> str:
@@ -180,27 +197,28 @@ class SumsAdmin(NamedRowsAdmin):
         url = reverse(f"admin:{self._export_name()}") + f"?{request.GET.urlencode()}"
         return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
 
-    def export_view(self, request: HttpRequest) -> HttpResponse:
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
         """Return a CSV file with the rows of the list, with the same filters, written while they are read."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         try:
-            # Without the names of the rows of a page.
-            rows = super(NamedRowsAdmin, self).get_changelist_instance(request).queryset[:MOST_ROWS]
+            rows = self.listed(request)[:MOST_ROWS]
         except IncorrectLookupParameters as exc:
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         permission = f"{self.opts.app_label}.{get_permission_codename('view', self.opts)}"
         return streamed(self._lines(rows), "usage.csv", keeps_access(request.user, permission))
 
     def _lines(self, rows: QuerySet) -> Iterator[str]:
-        named = [(self.columns.index(f"{name}_id"), *it) for name, it in NAMES.items() if f"{name}_id" in self.columns]
-        yield csv_line([*self.columns, *(name for name in NAMES if f"{name}_id" in self.columns)])
+        named = [
+            (self.exported.index(f"{name}_id"), *it) for name, it in NAMES.items() if f"{name}_id" in self.exported
+        ]
+        yield csv_line([*self.exported, *(name for name in NAMES if f"{name}_id" in self.exported)])
         known: dict[int, dict[str, str]] = {place: {} for place, _, _ in named}
-        for some in batched(rows.values_list(*self.columns).iterator(chunk_size=AT_ONCE), AT_ONCE):
+        for some in batched(rows.values_list(*self.exported).iterator(chunk_size=AT_ONCE), AT_ONCE):
             for place, model, column in named:
                 if new := {row[place] for row in some} - known[place].keys():
                     known[place] |= dict.fromkeys(new, "")
-                    known[place] |= dict(model.objects.filter(pk__in=new).values_list("pk", column))
+                    known[place] |= dict(model._default_manager.filter(pk__in=new).values_list("pk", column))
             for row in some:
                 names = [names[row[place]] for place, names in known.items()]
                 yield csv_line([row[0].isoformat(), *map(cell, [*row[1:], *names])])
@@ -221,12 +239,13 @@ class UsageAdmin(SumsAdmin):
         ("unit", FieldTextFilter),
         ("at", InstantRangeFilter),
     ]
-    columns = COLUMNS
+    exported = COLUMNS
+    columns = (
+        PROJECT,
+        TOKEN,
+        by_names("limit", "Limit", lambda row, names: names.limit(row, "all decisions"), "limit_name"),
+    )
     empty = ("The decisions of proxies are counted here by the minute, about half a minute later.", "")
-
-    @display(description="Limit", ordering="limit_name")
-    def limit(self, row: UsageRow) -> str:
-        return self.name_of_limit(row) if row.limit_name else "all decisions"
 
     @display(description="Cost", ordering="cost")
     def charged(self, row: UsageRow) -> str:
@@ -235,6 +254,14 @@ class UsageAdmin(SumsAdmin):
 
 @admin.register(MeteredRow)
 class MeteredAdmin(SumsAdmin):
+    columns = (
+        by_names(
+            "holder",
+            "Project and token",
+            lambda row, names: _stacked(names.project(row), names.token(row)),
+            "project_id",
+        ),
+    )
     # Eight columns, because the last one, money, has to be seen without scrolling.
     list_display = ["begins", "holder", "model_name", "asked", "all_input", "written", "called", "money"]
     asked, written, called = number("requests", "Requests"), number("output", "Output"), number("calls", "Calls")
@@ -247,12 +274,8 @@ class MeteredAdmin(SumsAdmin):
         ("settled_as", FieldTextFilter),
         ("at", InstantRangeFilter),
     ]
-    columns = ("at", *MeteredRow.KEY[2:], *COUNT_NAMES)
+    exported = ("at", *MeteredRow.KEY[2:], *COUNT_NAMES)
     empty = ("The tokens of metered requests are counted here by model and minute, once they are settled.", "")
-
-    @display(description="Project and token", ordering="project_id")
-    def holder(self, row: MeteredRow) -> str:
-        return _stacked(self.project(row), self.token(row))
 
     @display(description="Model, settled as", ordering="model")
     def model_name(self, row: MeteredRow) -> str:
@@ -274,7 +297,10 @@ class MeteredAdmin(SumsAdmin):
 
 
 @admin.register(DeniedRequest)
-class DeniedRequestAdmin(NamedRowsAdmin):
+class DeniedRequestAdmin(PartsPage):
+    optional_source = USAGE
+    scope = RowScope(paths=("project_id",))
+    columns = (PROJECT, TOKEN, by_names("limit", "Limit", lambda row, names: names.limit(row, "—"), "limit_name"))
     list_display = ["moment", "reason", "project", "token", "limit", "values", "instance", "explained"]
     list_filter = [
         ("reason", FieldTextFilter),
@@ -299,10 +325,6 @@ class DeniedRequestAdmin(NamedRowsAdmin):
     @display(description="At", ordering="at")
     def moment(self, row: DeniedRequest) -> str:
         return stacked(row.at, seconds=True)
-
-    @display(description="Limit", ordering="limit_name")
-    def limit(self, row: DeniedRequest) -> str:
-        return self.name_of_limit(row) if row.limit_name else "—"
 
     @display(description="Decision", ordering="decision")
     def explained(self, row: DeniedRequest) -> str:

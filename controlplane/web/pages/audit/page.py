@@ -1,14 +1,14 @@
 """The list of the audit, with its export, and the page of one entry."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
@@ -18,6 +18,7 @@ from controlplane.changes.audit.export import csv_lines, json_lines
 from controlplane.changes.audit.models import AuditEntry, AuditSeal
 from controlplane.changes.audit.searching import AuditSearch
 from controlplane.changes.words.entries import KINDS, details, lines_of, sentence, verb
+from controlplane.changes.words.words import Line
 from controlplane.core.files import streamed
 from controlplane.core.instants import exact
 from controlplane.objects.people.roles import EDITOR
@@ -28,6 +29,7 @@ from controlplane.releases.revisions.links import object_urls
 from controlplane.releases.revisions.restoring import HANDLERS
 from controlplane.web.kit.filters import InstantRangeFilter
 from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import Column
 from controlplane.web.kit.site import badge, instant, link_to, table
 from controlplane.web.pages.audit.filters import DeedFilter, ObjectFilter
 from controlplane.web.scope.rows import RowScope
@@ -40,10 +42,69 @@ EXPORTS: dict[str, tuple[Lines, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a list tells of an entry: the address of its object, its revision, what it says, and if one may undo it."""
+
+    url: str
+    revision: int | None
+    lines: Sequence[Line]
+    may_undo: bool
+
+
+def read_told(entries: Sequence[AuditEntry], request: HttpRequest) -> dict[str, Told]:
+    """Return what to tell of entries by their ids, read with few statements."""
+    urls = object_urls((entry.object_type, entry.object_id) for entry in entries)
+    changes = PublishedChange.objects.filter(change__in={entry.change for entry in entries} - {""})
+    revisions = dict(changes.exclude(revision=None).values_list("change", "revision"))
+    names = Names.of(entries)
+    found = {}
+    for entry in entries:
+        revision = revisions.get(entry.change)
+        undone = entry.object_type in HANDLERS and may(request.user, EDITOR, entry.project or None)
+        may_undo = bool(revision) and undone and not entry.action.startswith("counters.")
+        url = urls.get((entry.object_type, entry.object_id), "")
+        found[entry.pk] = Told(url, revision, lines_of(entry, names), may_undo)
+    return found
+
+
+def object_link(entry: AuditEntry, told: Told) -> str:
+    label = f"{KINDS.get(entry.object_type, entry.object_type)} {entry.object_label}"
+    return format_html('<a class="text-link" href="{}">{}</a>', told.url, label) if told.url else label
+
+
+def changed(entry: AuditEntry, told: Told) -> str:
+    shown = "; ".join(map(str, told.lines[:LINES_SHOWN]))
+    more = len(told.lines) - LINES_SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def published(entry: AuditEntry, told: Told) -> str:
+    if told.revision is None:
+        return "—"
+    revision = link_to(Revision(number=told.revision))
+    if not told.may_undo:
+        return revision
+    url = f"{reverse('admin:publishing_revision_undo', args=[told.revision])}?change={entry.change}"
+    return format_html('{} · <a class="text-link" href="{}">Undo this change</a>', revision, url)
+
+
+def told(
+    name: str, title: str, show: Callable[[AuditEntry, Told], str], order: str | None = None
+) -> Column[AuditEntry, dict[str, Told]]:
+    """Return a column that shows what is told of an entry."""
+    return Column(name=name, title=title, read=read_told, show=lambda row, found: show(row, found[row.pk]), order=order)
+
+
 @admin.register(AuditEntry)
 class AuditEntryAdmin(AuditSearch, PartsPage):
     list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
     list_display_links = ["when"]
+    columns = (
+        told("object_link", "Object", object_link, order="object_label"),
+        told("changed", "Changed", changed),
+        told("published", "Published as", published),
+    )
     list_filter = [
         ("actor", FieldTextFilter),
         DeedFilter,
@@ -74,38 +135,12 @@ class AuditEntryAdmin(AuditSearch, PartsPage):
         urls = {form: f"{reverse(f'admin:policies_auditentry_{form}')}?{query}" for form in EXPORTS}
         return super().changelist_view(request, {"export_urls": urls, **(extra_context or {})})
 
-    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        changelist = super().get_changelist_instance(request)
-        changelist.result_list = list(changelist.result_list)
-        self._complete(request, changelist.result_list)
-        return changelist
-
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AuditEntry | None:
-        entry = super().get_object(request, object_id, from_field)
-        if entry is not None:
-            self._complete(request, [entry])
-        return entry
-
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         """Return the page of an entry, whose title says what happened, such as "Policy free changed"."""
         title = sentence(context["original"]).removesuffix(".")
         return super().render_change_form(
             request, context | {"title": title, "crumb": title, "subtitle": None}, **options
         )
-
-    @staticmethod
-    def _complete(request: HttpRequest, entries: list[AuditEntry]) -> None:
-        """Add to each entry the address of its object, its revision and what it says, with few statements."""
-        urls = object_urls((entry.object_type, entry.object_id) for entry in entries)
-        changes = PublishedChange.objects.filter(change__in={entry.change for entry in entries} - {""})
-        revisions = dict(changes.exclude(revision=None).values_list("change", "revision"))
-        names = Names.of(entries)
-        for entry in entries:
-            entry.url = urls.get((entry.object_type, entry.object_id), "")
-            entry.number = revisions.get(entry.change)
-            entry.lines = lines_of(entry, names)
-            undone = entry.object_type in HANDLERS and may(request.user, EDITOR, entry.project or None)
-            entry.may_undo = bool(entry.number) and undone and not entry.action.startswith("counters.")
 
     @display(description="When", ordering="at")
     def when(self, entry: AuditEntry) -> str:
@@ -124,27 +159,6 @@ class AuditEntryAdmin(AuditSearch, PartsPage):
         set_globally = entry.action.endswith(".set")
         return "set or unset as the global policy" if set_globally else verb(entry)
 
-    @display(description="Object", ordering="object_label")
-    def object_link(self, entry: AuditEntry) -> str:
-        label = f"{KINDS.get(entry.object_type, entry.object_type)} {entry.object_label}"
-        return format_html('<a class="text-link" href="{}">{}</a>', entry.url, label) if entry.url else label
-
-    @display(description="Changed")
-    def changed(self, entry: AuditEntry) -> str:
-        shown = "; ".join(map(str, entry.lines[:LINES_SHOWN]))
-        more = len(entry.lines) - LINES_SHOWN
-        return f"{shown}; and {more} more" if more > 0 else shown
-
-    @display(description="Published as")
-    def published(self, entry: AuditEntry) -> str:
-        if entry.number is None:
-            return "—"
-        revision = link_to(Revision(number=entry.number))
-        if not entry.may_undo:
-            return revision
-        url = f"{reverse('admin:publishing_revision_undo', args=[entry.number])}?change={entry.change}"
-        return format_html('{} · <a class="text-link" href="{}">Undo this change</a>', revision, url)
-
     @display(description="Changes")
     def all_changes(self, entry: AuditEntry) -> str:
         rows = [(_capital(line.what), line.old, line.new) for line in details(entry, Names.of([entry]))]
@@ -155,13 +169,12 @@ class AuditEntryAdmin(AuditSearch, PartsPage):
         seal = AuditSeal.objects.filter(entry_id=entry.pk).first()
         return f"number {seal.number}, {seal.digest}" if seal else badge("not sealed yet")
 
-    def export_view(self, request: HttpRequest, form: str) -> HttpResponse:
+    def export_view(self, request: HttpRequest, form: str) -> HttpResponseBase:
         """Return the entries of the list as a file, with the same filters, written while they are read."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         try:
-            # Not by get_changelist_instance(), which reads the rows of a page.
-            rows = super().get_changelist_instance(request).queryset
+            rows = self.listed(request)
         except IncorrectLookupParameters as exc:
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         lines, kind = EXPORTS[form]

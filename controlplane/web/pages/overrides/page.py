@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import Q, QuerySet, Value
+from django.db.models import Model, Q, QuerySet, Value
 from django.db.models.functions import Concat
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
@@ -22,7 +22,7 @@ from controlplane.core.money import permits
 from controlplane.objects.overrides.actions import save_override
 from controlplane.objects.overrides.models import Override
 from controlplane.objects.people.roles import EDITOR
-from controlplane.objects.people.scope import is_operator, may
+from controlplane.objects.people.scope import is_operator, may, projects_of
 from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.jobs import many_overrides, run
@@ -37,7 +37,6 @@ from controlplane.web.kit.state import state_of
 from controlplane.web.pages.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.web.pages.overrides.links import raise_name, raise_url
 from controlplane.web.pages.overrides.raising import Offers, offers
-from controlplane.web.pages.policies.scoped_admin import OverrideScope
 from controlplane.web.pages.review.override_admin import ReviewedOverrides
 from controlplane.web.scope.rows import RowScope, Visitor
 from enforcement.model.metered import MONEY
@@ -81,7 +80,7 @@ OF_PROJECTS = RowScope[Override](paths=("project_id", "token__project_id"))
 
 
 @admin.register(Override)
-class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, EditPage):
+class OverrideAdmin(ManagedPage, ReviewedOverrides, EditPage):
     form = OverrideForm
     scope = replace(OF_PROJECTS, members=_of_own_limits, limits=_in_force)
     manager = "with_ended"
@@ -166,6 +165,13 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, EditPage):
         )
         return HttpResponseRedirect(change_url(job))
 
+    def choices(self, model: type[Model], user: Any, rows: QuerySet | None = None) -> QuerySet:
+        """Return the limits of the projects' own policies, and the tokens and projects that the user may change."""
+        if model is Token:
+            return Token.objects.filter(project__in=projects_of(user, EDITOR))
+        found = super().choices(model, user, rows)
+        return found if model is not Limit or is_operator(user) else found.exclude(policy__project=None)
+
     def get_fieldsets(self, request: HttpRequest, obj: Override | None = None) -> list[Any]:
         """Return the fieldsets without the reason for a change, because an override has a reason of its own."""
         parts = [part for part in super().get_fieldsets(request, obj) if part[1]["fields"] != ["change_reason"]]
@@ -184,6 +190,9 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, OverrideScope, EditPage):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **options)
+        if db_field.name == "limit" and not is_operator(request.user):
+            text = "Must be a limit of a policy of the project. Only operators override what all projects share."
+            field.error_messages["invalid_choice"] = text
         if db_field.name == "ends_at":
             zone = timezone.get_current_timezone_name()
             endless = " If empty, the override stays until it is deleted." if request.user.has_perm(ENDLESS) else ""

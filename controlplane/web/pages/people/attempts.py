@@ -5,13 +5,12 @@ from typing import Any
 
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
-from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.models import User
 from django.forms import ModelForm
-from django.http import HttpRequest
 from unfold.decorators import display
 
 from controlplane.web.kit.edit_page import EditPage
+from controlplane.web.kit.parts import Column
 from controlplane.web.kit.site import badge, instant
 from controlplane.web.login.known_browsers import is_of_a_browser
 from controlplane.web.login.lockout import states_of
@@ -49,6 +48,11 @@ def _address_of(attempt: AccessAttempt) -> str:
     return "a known browser" if is_of_a_browser(attempt.ip_address) else attempt.ip_address or "—"
 
 
+STATE = Column[AccessAttempt, dict[int, tuple[str, str]]](
+    name="state", title="State", read=states_of, show=lambda attempt, states: badge(*states[attempt.pk])
+)
+
+
 @admin.register(AccessAttempt)
 class AccessAttemptAdmin(EditPage):
     """
@@ -60,32 +64,16 @@ class AccessAttemptAdmin(EditPage):
     is_published = False
     form = ModelForm
     change_form_before_template = None
+    columns = (STATE,)
     list_display = ["username", "address", "state", "at", "user_agent"]
     search_fields = ["username", "ip_address"]
     fields = readonly_fields = ["username", "address", "state", "at", "user_agent", "path_info"]
     list_before_template = "admin/sluicegate/lockouts.html"
     empty = ("Nobody has failed to log in.", "")
 
-    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        changelist = super().get_changelist_instance(request)
-        states = states_of(changelist.result_list, request)
-        for attempt in changelist.result_list:
-            attempt.state = states[attempt.pk]
-        return changelist
-
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AccessAttempt | None:
-        attempt = super().get_object(request, object_id, from_field)
-        if attempt is not None:
-            attempt.state = states_of([attempt], request)[attempt.pk]
-        return attempt
-
     @display(description="Address", ordering="ip_address")
     def address(self, attempt: AccessAttempt) -> str:
         return _address_of(attempt)
-
-    @display(description="State")
-    def state(self, attempt: AccessAttempt) -> str:
-        return badge(*attempt.state)
 
     @display(description="Last failure", ordering="attempt_time")
     def at(self, attempt: AccessAttempt) -> str:

@@ -11,7 +11,7 @@ from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from controlplane.changes.words.describe import brief, sentence
-from controlplane.objects.policies.models import Limit, Policy, columns_of
+from controlplane.objects.policies.models import Limit, Policy, Uses, columns_of
 from controlplane.web.kit.amounts import PermitsField, UnitField, money_unit
 from controlplane.web.kit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
 from enforcement.model.limit_fields import (
@@ -266,7 +266,7 @@ def explain(policy: Policy, posted: Iterable[tuple[str, str]]) -> dict[str, Any]
     form.is_valid()
     errors = {name: [str(text) for text in messages] for name, messages in form.errors.items()}
     try:
-        description = "" if errors else sentence(form.instance.as_value(), holder_of(policy))
+        description = "" if errors else sentence(form.instance.as_value(), holder_of(policy, policy.uses))
     except InvalidLimit as exc:
         return {"sentence": "", "errors": {exc.field: [exc.reason]}}
     return {"sentence": description, "errors": errors}
@@ -277,11 +277,11 @@ def in_brief(limit: LimitValue, policy: Policy) -> str:
     return brief(limit, ALL) if policy.is_global else brief(limit)
 
 
-def holder_of(policy: Policy) -> str:
+def holder_of(policy: Policy, uses: Uses) -> str:
     """Return in words whose requests the limits of a policy count together."""
     if policy.is_global:
         return ALL
-    tokens, projects, anonymous, _ = policy.uses
+    tokens, projects, anonymous, _ = uses
     holders = ["each token or project with this policy"] if tokens or projects or not anonymous else []
     # A limit has one counter for these requests of a project, unless it is partitioned by an attribute.
     return ", and for ".join(holders + ["each project's requests without a token"] * bool(anonymous))

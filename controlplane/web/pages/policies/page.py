@@ -6,66 +6,36 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import mark_safe
+from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from controlplane.changes.words.describe import at_a_glance, brief, sentence
-from controlplane.objects.overrides.models import Override
 from controlplane.objects.people.scope import is_operator
 from controlplane.objects.policies.actions import copy_policy, remove_limit
 from controlplane.objects.policies.models import Limit, Policy
-from controlplane.objects.projects.models import Project, Token
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import Instance
-from controlplane.traffic.usage import units
-from controlplane.web.kit.amounts import counts_nothing
 from controlplane.web.kit.dialogs import action
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.from_files import ManagedPage
 from controlplane.web.kit.parts import BELOW, Panel
-from controlplane.web.kit.site import StackedInline, badge, change_url, done, instant, link_to, links, list_url
+from controlplane.web.kit.site import StackedInline, badge, change_url, done, instant, link_to, links
 from controlplane.web.kit.state import state_of
+from controlplane.web.kit.tags import tag
 from controlplane.web.pages.drafts.views import OPEN_DRAFTS, SAVE_DRAFT, DraftedPolicies
 from controlplane.web.pages.near import USAGE_DAY
-from controlplane.web.pages.policies.columns import ManagedFilter, PolicyColumns, TrafficFilter
+from controlplane.web.pages.policies.columns import HOLDERS, LAST_HOUR, LIMITS, LIMITS_BY_NAME, OVERRIDDEN, PUBLISHED
+from controlplane.web.pages.policies.filters import ManagedFilter, ModeFilter, TrafficFilter
 from controlplane.web.pages.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
-from controlplane.web.pages.policies.limit_form import ALL, LimitForm, LimitFormSet, fieldsets, holder_of
+from controlplane.web.pages.policies.limit_form import LimitForm, LimitFormSet, fieldsets
 from controlplane.web.pages.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
-from controlplane.web.pages.policies.scoped_admin import ModeFilter, PolicyScope
 from controlplane.web.pages.review.page import ENFORCE_VIEW, VERDICTS, ReviewedPolicies
-from enforcement.model.limits import InvalidLimit
+from controlplane.web.scope.rows import RowScope
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 from enforcement.store_calls.instances import GLOBAL, UNSUPPORTED_REASONS, reasons_against
 
-ROWS_OF_LIMITS_SHOWN = 4
 INSTANCES_SHOWN = 5
-SHADOW = mark_safe(' <span class="sg-tag sg-shadow">shadow</span>')
-
-
 TRY_REQUEST = Panel[Policy](name="try_request", template="admin/sluicegate/try_request.html", place=BELOW)
-
-
-def describe(limit: Limit, holder: str) -> str:
-    """Return a sentence that says what the limit does, or why it cannot be enforced."""
-    try:
-        return sentence(limit.as_value(), holder)
-    except InvalidLimit as exc:  # another program has written to the table
-        return f"{limit.name} cannot be enforced: {exc}"
-
-
-def glance(limit: Limit, policy: Policy) -> str:
-    """Return how much the limit allows, or that it cannot be enforced."""
-    try:
-        value = limit.as_value()
-        return brief(value, ALL) if policy.is_global else at_a_glance(value)
-    except InvalidLimit as exc:
-        return f"cannot be enforced: {exc}"
-
-
-def idle(limit: Limit, policy: Policy) -> str:
-    """Return that a limit counts nothing, or an empty string."""
-    return format_html(" {}", counts_nothing(limit.unit)) if limit.unit in policy.idle_units else ""
 
 
 def _linked(instances: list[Instance]) -> str:
@@ -90,7 +60,7 @@ class LimitInline(StackedInline):
 
 
 @admin.register(Policy)
-class PolicyAdmin(ManagedPage, PolicyColumns, PolicyScope, DraftedPolicies, ReviewedPolicies, EditPage):
+class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
     list_display = [
         *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
         *("managed", "published"),
@@ -106,6 +76,8 @@ class PolicyAdmin(ManagedPage, PolicyColumns, PolicyScope, DraftedPolicies, Revi
         ("Use", {"fields": ["reach", "holders", "refused_by", "version", "changed"]}),
     ]
     add_fieldsets = [(None, {"fields": ["slug", "name", "description", "project"]}), METERED_REQUESTS]
+    scope = RowScope(paths=("project_id",), shared=True)
+    columns = (LIMITS, LIMITS_BY_NAME, LAST_HOUR, HOLDERS, OVERRIDDEN, PUBLISHED)
     form = PolicyForm
     asked_name = str
     inlines = [LimitInline]
@@ -132,73 +104,36 @@ class PolicyAdmin(ManagedPage, PolicyColumns, PolicyScope, DraftedPolicies, Revi
         hidden = "refused_by"
         return [(name, {**it, "fields": [one for one in it["fields"] if one != hidden]}) for name, it in fieldsets]
 
+    def get_form(self, request: HttpRequest, obj: Policy | None = None, **options: Any) -> type[PolicyForm]:
+        form = super().get_form(request, obj, **options)
+        form.is_for_members = not is_operator(request.user)
+        return form
+
+    @display(description="Mode")
+    def mode(self, policy: Policy) -> SafeString | str:
+        """Return whether the limits are enforced."""
+        modes = {limit.mode for limit in policy.limits.all()}
+        if not modes:
+            return tag("no limits", "remove")
+        if modes == {"shadow"}:
+            return tag("in shadow", "visibility", "shadow", "It denies nothing, and counts what it would deny.")
+        return tag("part in shadow", "rule") if "shadow" in modes else tag("enforced", "shield", "good")
+
+    @display(description="Managed by")
+    def managed(self, policy: Policy) -> SafeString | str:
+        if not policy.managed_by:
+            return "by hand"
+        return tag("from files", "description", title=policy.managed_by)
+
     def get_inlines(self, request: HttpRequest, obj: Policy | None) -> list[type[LimitInline]]:
         """Return the forms of limits for those who may change them. Others read what the limits do."""
         return self.inlines if obj is None or self.has_change_permission(request, obj) else []
-
-    @display(description="Limits")
-    def limits_described(self, policy: Policy) -> str:
-        limits = list(policy.limits.all())
-        # If all are in shadow, the column with the mode says so.
-        enforces = any(limit.mode != "shadow" for limit in limits)
-        rows = [
-            (
-                limit.name,
-                glance(limit, policy),
-                SHADOW if enforces and limit.mode == "shadow" else "",
-                idle(limit, policy),
-            )
-            for limit in limits[:ROWS_OF_LIMITS_SHOWN]
-        ]
-        more = len(limits) - len(rows)
-        items = format_html_join("", "<li><strong>{}</strong> {}{}{}</li>", rows)
-        others = format_html("<li>and {} more</li>", more) if more > 0 else ""
-        return format_html('<ul class="sg-limits sg-brief">{}{}</ul>', items, others) if rows else "none"
-
-    @display(description="Limits")
-    def limits_by_name(self, policy: Policy) -> str:
-        """Return all limits with their names, for those who may not open their forms."""
-        holder = holder_of(policy)
-        policy.idle_units = units.idle(limit.unit for limit in policy.limits.all())
-        rows = (
-            (limit.name, describe(limit, holder), SHADOW if limit.mode == "shadow" else "", idle(limit, policy))
-            for limit in policy.limits.all()
-        )
-        items = format_html_join("", "<li><strong>{}</strong>: {}{}{}</li>", rows)
-        return format_html('<ul class="sg-limits">{}</ul>', items) if items else "none"
 
     @display(description="Applies to")
     def reach(self, policy: Policy) -> str:
         if policy.is_global:
             return badge("every request", "warn")
         return link_to(policy.project, f"{policy.project} only") if policy.project else "its tokens and projects"
-
-    @display(description="Used by")
-    def holders(self, policy: Policy) -> str:
-        tokens, projects, anonymous, default = policy.uses
-        found = [
-            (
-                f"{tokens:,} token{'' if tokens == 1 else 's'}",
-                list_url(Token, f"?policy__id__exact={policy.pk}&status=all"),
-            ),
-            (
-                f"{projects:,} project{'' if projects == 1 else 's'}",
-                list_url(Project, f"?policy__id__exact={policy.pk}"),
-            ),
-        ]
-        if anonymous:
-            text = f"requests without a token of {anonymous} project{'' if anonymous == 1 else 's'}"
-            found.append((text, list_url(Project, f"?anonymous_policy__id__exact={policy.pk}")))
-        if default:
-            text = f"new tokens of {default} project{'' if default == 1 else 's'}"
-            found.append((text, list_url(Project, f"?token_policy__id__exact={policy.pk}")))
-        return links(found)
-
-    @display(description="Overrides")
-    def overridden(self, policy: Policy) -> str:
-        if not policy.raised:
-            return "—"
-        return links([(f"{policy.raised:,}", list_url(Override, f"?q={policy.slug}/"))])
 
     @display(description="Refused by")
     def refused_by(self, policy: Policy) -> str:

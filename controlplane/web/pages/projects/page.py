@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,7 +33,7 @@ from controlplane.web.kit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.from_files import ManagedPage, with_mark
 from controlplane.web.kit.links import statement_url
-from controlplane.web.kit.parts import Panel
+from controlplane.web.kit.parts import Column, Panel
 from controlplane.web.kit.secret import secret_page
 from controlplane.web.kit.site import badge, confirmed, in_dialog, instant, link_to, links, list_url, list_url_of_audit
 from controlplane.web.kit.snippets import token_snippets
@@ -46,7 +47,7 @@ from controlplane.web.pages.counters import (
 )
 from controlplane.web.pages.credentials import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
 from controlplane.web.pages.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
-from controlplane.web.pages.near import USAGE_DAY, NearestLimit, NearFilter
+from controlplane.web.pages.near import NEAREST, USAGE_DAY, NearFilter
 from controlplane.web.pages.overrides.links import raise_limit
 from controlplane.web.pages.people import attempts, memberships, users  # noqa: F401  (they register more pages)
 from controlplane.web.pages.review.attached_admin import ReviewedAttachment
@@ -59,10 +60,24 @@ from controlplane.web.scope.rows import RowScope
 STATE_LINE = "admin/sluicegate/state_line.html"
 
 
+def live_tokens(projects: Sequence[Project], request: HttpRequest) -> dict[str, int]:
+    """Return the number of the live tokens of each of the projects on the page, because this counts all of theirs."""
+    live = CappedCount(Token.objects.live(timezone.now()).filter(project=OuterRef("pk")))
+    shown = Project.objects.filter(pk__in=[project.pk for project in projects]).order_by()
+    return dict(shown.annotate(live=live).values_list("pk", "live"))
+
+
+def linked_tokens(project: Project, live: dict[str, int]) -> str:
+    count = as_capped(live.get(project.pk, 0))
+    return links([(f"{count:,}", list_url(Token, f"?project__id__exact={project.pk}"))])
+
+
+LIVE_TOKENS = Column(name="token_count", title="Live tokens", read=live_tokens, show=linked_tokens)
+
+
 @admin.register(Project)
 class ProjectAdmin(
     DeletedByJob,
-    NearestLimit,
     Suspendable,
     ManagedPage,
     ReviewedAttachment,
@@ -78,6 +93,7 @@ class ProjectAdmin(
     actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
     raise_limit = raise_limit
     reset_counters = resetting(ResetProjectDialog)
+    columns = (NEAREST, LIVE_TOKENS)
     panels, views = (Panel(name="state_line", template=STATE_LINE), LIVE_COUNTERS, USAGE_DAY), (COUNTERS_VIEW,)
     policies = linked_filters = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
@@ -97,16 +113,6 @@ class ProjectAdmin(
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         return super().get_queryset(request).select_related("policy", "suspension")
 
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
-        changelist = super().get_changelist_instance(request)
-        # Only of the projects on the page, because this counts all of their tokens.
-        live = CappedCount(Token.objects.live(timezone.now()).filter(project=OuterRef("pk")))
-        shown = Project.objects.filter(pk__in=[project.pk for project in changelist.result_list]).order_by()
-        counts = dict(shown.annotate(live=live).values_list("pk", "live"))
-        for project in changelist.result_list:
-            project.live_tokens = as_capped(counts.get(project.pk, 0))
-        return changelist
-
     @display(description="State", ordering="active")
     def state(self, project: Project) -> str:
         shown = badge("active", "good") if project.active else badge("inactive", "bad")
@@ -115,10 +121,6 @@ class ProjectAdmin(
     @display(description="Policy", ordering="policy__slug")
     def policy_link(self, project: Project) -> str:
         return link_to(project.policy)
-
-    @display(description="Live tokens")
-    def token_count(self, project: Project) -> str:
-        return links([(f"{project.live_tokens:,}", list_url(Token, f"?project__id__exact={project.pk}"))])
 
     @display(description="Created", ordering="created_at")
     def created(self, project: Project) -> str:
@@ -234,7 +236,6 @@ class TokenPaginator(CappedPaginator):
 @admin.register(Token)
 class TokenAdmin(
     BulkActions,
-    NearestLimit,
     Suspendable,
     LabelledRows,
     ReviewedAttachment,
@@ -267,6 +268,7 @@ class TokenAdmin(
     actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
     raise_limit = raise_limit
     reset_counters = resetting(ResetTokenDialog)
+    columns = (NEAREST,)
     panels, list_panels = (REVOCATION, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)
     views = (COUNTERS_VIEW, LABELS_VIEW)
     issued = ("project", "name", "policy", "labels", "expires_at")
