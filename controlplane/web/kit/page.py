@@ -27,6 +27,7 @@ from controlplane.objects.people.roles import OWNER
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import OutboxEntry
+from controlplane.web.kit.dialogs import RowAction
 from controlplane.web.kit.parts import Column, ListPanel, Panel, View, WithColumns, addresses, shown
 from controlplane.web.kit.site import FIELDS, actor_of
 from controlplane.web.kit.state import state_of
@@ -47,6 +48,7 @@ class PartsPage(ModelAdmin):
         linked_filters: Columns by which pages link to the list, besides those of its filters.
         empty: Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
         columns: Those of the names in list_display and readonly_fields that are no methods.
+        row_actions: What can be done on the page of a row.
         panels: Parts of the page of a row, and list_panels of the list.
         views: More addresses.
         is_published: Whether enforcers know the rows, so that a message says which revision has a change.
@@ -58,6 +60,7 @@ class PartsPage(ModelAdmin):
     linked_filters: ClassVar[tuple[str, ...]] = ()
     empty: ClassVar[tuple[str, str]] = ("", "")
     columns: ClassVar[tuple[Column, ...]] = ()
+    row_actions: ClassVar[tuple[RowAction, ...]] = ()
     panels: ClassVar[tuple[Panel, ...]] = ()
     list_panels: ClassVar[tuple[ListPanel, ...]] = ()
     views: ClassVar[tuple[View, ...]] = ()
@@ -81,6 +84,9 @@ class PartsPage(ModelAdmin):
         super().__init__(model, admin_site)
         for column in self.columns:  # by whose names Django checks and sorts lists
             setattr(self, column.name, column.cell(_unread))
+        for action in self.row_actions:
+            action.join(self)
+        self.actions_detail = [action.name for action in self.row_actions]
 
     def get_urls(self) -> list[URLPattern]:
         return [*addresses(self, self.views), *super().get_urls()]

@@ -24,7 +24,7 @@ from controlplane.operations.explain.emergencies import glass_at
 from controlplane.operations.explain.words import duration
 from controlplane.traffic.usage import units
 from controlplane.web.kit.amounts import counts_nothing
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, Page, RowAction
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.page import PartsPage
 from controlplane.web.kit.parts import Panel, View
@@ -68,38 +68,38 @@ class ResetProjectDialog(ResetDialog):
     model = Project
 
 
-def resetting(form: type[ResetDialog]) -> Any:
-    """Return a new admin action that resets counters, with a dialog that lists the limits of a token or project."""
+def reset(page: Page, request: HttpRequest, form: ResetDialog, object_id: str) -> HttpResponse:
+    holder = page.model._default_manager.get(pk=unquote(object_id))
+    limit = form.cleaned_data["limit"]
+    try:
+        with page.changing(request, form.cleaned_data["reason"]) as tx:
+            # Only read when it is shown, because the counters are deleted after the commit.
+            page.message_user(request, lazy(_words, str)(live_counters.reset(tx, holder, limit), holder))
+    except STORE_ERRORS:
+        messages.error(request, "The store is unavailable. Nothing was reset.")
+    except live_counters.ResetUnfinished:
+        text = "The reset is recorded but not finished, because the store or the database became unavailable."
+        messages.error(request, f"{text} Reset the counters again.")
+    except live_counters.Forgotten:
+        messages.error(request, "This token expired long ago and has no counters. Nothing was reset.")
+    return done(change_url(holder))
 
-    @action(
-        description="Reset counters",
-        permissions=["change"],
+
+def resetting(form: type[ResetDialog]) -> RowAction:
+    """Return an action that resets counters, with a dialog that lists the limits of a token or project."""
+    return RowAction(
+        name="reset_counters",
+        title="Reset counters",
         icon="restart_alt",
-        dialog={
-            "title": "Reset counters",
-            "description": "The full quota is available again at once, on every proxy. Counters of limits that are "
+        answer=reset,
+        dialog=Asking(
+            title="Reset counters",
+            description="The full quota is available again at once, on every proxy. Counters of limits that are "
             "partitioned by attributes of requests are not reset. They end with their window.",
-            "form_class": form,
-            "form_submit_text": "Reset counters",
-        },
+            submit="Reset counters",
+            form=form,
+        ),
     )
-    def reset_counters(self: Any, request: HttpRequest, form: ResetDialog, object_id: str) -> HttpResponse:
-        holder = self.model.objects.get(pk=self.key_of(object_id))
-        limit = form.cleaned_data["limit"]
-        try:
-            with self.changing(request, form.cleaned_data["reason"]) as tx:
-                # Only read when it is shown, because the counters are deleted after the commit.
-                self.message_user(request, lazy(_words, str)(live_counters.reset(tx, holder, limit), holder))
-        except STORE_ERRORS:
-            messages.error(request, "The store is unavailable. Nothing was reset.")
-        except live_counters.ResetUnfinished:
-            text = "The reset is recorded but not finished, because the store or the database became unavailable."
-            messages.error(request, f"{text} Reset the counters again.")
-        except live_counters.Forgotten:
-            messages.error(request, "This token expired long ago and has no counters. Nothing was reset.")
-        return done(change_url(holder))
-
-    return reset_counters
 
 
 def _words(done: live_counters.Resetting, holder: Token | Project) -> str:

@@ -1,5 +1,6 @@
 """The common parts of the pages of tokens and of management keys, and the filters and labels of their lists."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from operator import attrgetter
 from typing import Any
@@ -12,16 +13,18 @@ from django.utils.html import format_html
 from django.utils.safestring import mark_safe
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
+from unfold.enums import ActionVariant
 
 from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.tables.searching import IndexedSearch
 from controlplane.objects.people.scope import projects_of
 from controlplane.objects.projects.models import Credential, Token
+from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change, may_change
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, label_of
-from controlplane.web.kit.forms import LabelsField, ReasonDialog, RecordedForm
+from controlplane.web.kit.forms import LabelsField, RecordedForm
 from controlplane.web.kit.secret import secret_page
-from controlplane.web.kit.site import change_url, done, instant, links, list_url
+from controlplane.web.kit.site import instant, links, list_url
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
 from controlplane.web.pages.tokens.labels import label_query, linked_labels
@@ -67,7 +70,6 @@ class CredentialAdmin(SecretSearch, IndexedSearch, EditPage):
     asked_name = attrgetter("name")
     list_filter = [StatusFilter, EndsFilter]
     beginnings, exact_beginnings, wholes = ("name",), ("prefix",), ("id",)
-    actions_detail = ["revoke"]
 
     @display(description="Secret")
     def shown_prefix(self, credential: Credential) -> str:
@@ -122,12 +124,20 @@ class CredentialAdmin(SecretSearch, IndexedSearch, EditPage):
         secret = state_of(request).tx.secret
         return secret_page(self, request, obj, secret, self.snippets(request, secret))
 
-    def revoke_one(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            credential = self.present(request, object_id)
-            self.revoking(tx, credential)
-            self.message_user(request, f"{credential} is revoked.", messages.SUCCESS)
-        return done(change_url(credential))
+
+def revoking[C: Credential](
+    revoke: Callable[[OpenChange, C], None],
+    dialog: Asking,
+    may: Callable[[Page, HttpRequest, str], bool] = may_change,
+) -> RowAction:
+    """Return the action that revokes a token or management key."""
+
+    def do(tx: OpenChange, row: C, given: dict[str, Any]) -> Done:
+        revoke(tx, row)
+        return Done(f"{row} is revoked.")
+
+    answer, danger = in_one_change(do), ActionVariant.DANGER
+    return RowAction(name="revoke", title="Revoke", icon="block", variant=danger, may=may, answer=answer, dialog=dialog)
 
 
 class TokenForm(RecordedForm):

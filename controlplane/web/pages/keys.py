@@ -7,7 +7,6 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.decorators import display
-from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from controlplane.objects.keys.actions import issue_management_key, revoke_management_key
@@ -16,9 +15,9 @@ from controlplane.objects.keys.networks import as_stored
 from controlplane.objects.keys.scopes import PRESETS, SCOPES
 from controlplane.objects.people.roles import OWNER
 from controlplane.objects.people.scope import is_operator, projects_of
-from controlplane.web.kit.dialogs import action
-from controlplane.web.kit.forms import ReasonDialog, RecordedForm, WordsField
-from controlplane.web.pages.credentials import CredentialAdmin
+from controlplane.web.kit.dialogs import Asking
+from controlplane.web.kit.forms import RecordedForm, WordsField
+from controlplane.web.pages.credentials import CredentialAdmin, revoking
 from controlplane.web.scope.rows import BY_OWNERS, KINDS, RowScope, Visitor
 
 
@@ -54,6 +53,17 @@ def _of_owners(rows: QuerySet[ManagementKey], user: Visitor, kind: str) -> Query
     return rows.within(projects_of(user, OWNER).values("pk"))
 
 
+REVOKE = revoking(
+    revoke_management_key,
+    Asking(
+        title="Revoke this key",
+        description="The REST API refuses it from now on. This cannot be undone.",
+        submit="Revoke key",
+    ),
+    may=lambda page, request, object_id: page.permits(request, "change", object_id),
+)
+
+
 @admin.register(ManagementKey)
 class ManagementKeyAdmin(CredentialAdmin):
     form = ManagementKeyForm
@@ -79,7 +89,8 @@ class ManagementKeyAdmin(CredentialAdmin):
     scope = RowScope(members=_of_owners, roles=BY_OWNERS)
     # A key cannot be changed after it was issued. It can only be revoked.
     kinds = frozenset(KINDS) - {"change"}
-    issue, revoking = staticmethod(issue_management_key), staticmethod(revoke_management_key)
+    row_actions = (REVOKE,)
+    issue = staticmethod(issue_management_key)
     snippets = staticmethod(key_snippets)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
@@ -100,9 +111,6 @@ class ManagementKeyAdmin(CredentialAdmin):
         shown = super().get_fieldsets(request, obj)
         return [(name, {**it, "fields": [one for one in it["fields"] if one not in hidden]}) for name, it in shown]
 
-    def has_revoke_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return self.permits(request, "change", object_id)
-
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         return {}
 
@@ -118,18 +126,3 @@ class ManagementKeyAdmin(CredentialAdmin):
     @display(description="Projects")
     def project_list(self, key: ManagementKey) -> str:
         return "all" if key.all_projects else ", ".join(p.slug for p in key.projects.all()) or "none, all are deleted"
-
-    @action(
-        description="Revoke",
-        permissions=["revoke"],
-        variant=ActionVariant.DANGER,
-        icon="block",
-        dialog={
-            "title": "Revoke this key",
-            "description": "The REST API refuses it from now on. This cannot be undone.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Revoke key",
-        },
-    )
-    def revoke(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        return self.revoke_one(request, form, object_id)

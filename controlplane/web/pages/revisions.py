@@ -34,7 +34,7 @@ from controlplane.releases.revisions.links import object_urls
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.heartbeats import Fleet
 from controlplane.traffic.fleet.models import Instance
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, RowAction
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.page import PartsPage
 from controlplane.web.kit.parts import Column, Panel
@@ -130,6 +130,39 @@ def who_runs_what(revision: Revision, fleet: Fleet) -> str:
     return table(head, rows) if rows else "No instance is live."
 
 
+def _roll_back(page: PartsPage, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+    number = number_of(object_id)
+    try:
+        with page.changing(request, form.cleaned_data["reason"]) as tx:
+            rollback(tx, number)
+            if not tx.is_empty:
+                page.message_user(request, f"Rolled back to revision {number}.", messages.SUCCESS)
+        if tx.is_empty:
+            same = f"Policies and projects are as they were at revision {number}."
+            messages.warning(request, f"Nothing was changed. {same}")
+    except ValidationError as exc:
+        messages.error(request, f"Nothing was changed. {' '.join(exc.messages)}")
+    return done(change_url(Revision(number=tx.revision or number)))
+
+
+ROLL_BACK = RowAction(
+    name="roll_back",
+    title="Roll back to this revision",
+    icon="history",
+    variant=ActionVariant.DANGER,
+    # A roll-back changes all projects.
+    may=lambda page, request, object_id: is_operator(request.user),
+    answer=_roll_back,
+    dialog=Asking(
+        title="Roll back to this revision",
+        description="Everything that was changed later is changed back: policies with their limits, the policy "
+        "of each project and the global policy, as a new revision. Newer policies and projects stay. Tokens, "
+        "overrides and prices do not change. To change back only what this revision changed, undo it instead.",
+        submit="Roll back",
+    ),
+)
+
+
 @admin.register(Revision)
 class RevisionAdmin(PartsPage):
     scope = RowScope(members=_of_members)
@@ -144,7 +177,7 @@ class RevisionAdmin(PartsPage):
         Column(name="who_runs_what", title="Instances", read=read_fleet, show=who_runs_what),
     )
     panels = (Panel(name="undo", template="admin/sluicegate/revisions/undo_link.html", answer=story_of),)
-    actions_detail = ["roll_back"]
+    row_actions = (ROLL_BACK,)
 
     def get_urls(self) -> list[URLPattern]:
         own = path("<int:number>/undo/", self.admin_site.admin_view(self.undo_view), name="publishing_revision_undo")
@@ -192,42 +225,10 @@ class RevisionAdmin(PartsPage):
             ((name_of((name, document)), json.dumps(document, indent=2)) for name, document in documents),
         )
 
-    @action(
-        description="Roll back to this revision",
-        permissions=["roll_back"],
-        variant=ActionVariant.DANGER,
-        icon="history",
-        dialog={
-            "title": "Roll back to this revision",
-            "description": "Everything that was changed later is changed back: policies with their limits, the policy "
-            "of each project and the global policy, as a new revision. Newer policies and projects stay. Tokens, "
-            "overrides and prices do not change. To change back only what this revision changed, undo it instead.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Roll back",
-        },
-    )
-    def roll_back(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        number = number_of(object_id)
-        try:
-            with self.changing(request, form.cleaned_data["reason"]) as tx:
-                rollback(tx, number)
-                if not tx.is_empty:
-                    self.message_user(request, f"Rolled back to revision {number}.", messages.SUCCESS)
-            if tx.is_empty:
-                same = f"Policies and projects are as they were at revision {number}."
-                messages.warning(request, f"Nothing was changed. {same}")
-        except ValidationError as exc:
-            messages.error(request, f"Nothing was changed. {' '.join(exc.messages)}")
-        return done(change_url(Revision(number=tx.revision or number)))
-
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
         """Return the actions, none on the page of the last revision, which cannot be rolled back to."""
         past = object_id.isdecimal() and int(object_id) < publisher.last_revision()
         return super().get_actions_detail(request, object_id) if past else []
-
-    def has_roll_back_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """Return whether the user is an operator, because a roll-back changes all projects."""
-        return is_operator(request.user)
 
     def undo_view(self, request: HttpRequest, number: int) -> HttpResponse:
         """Return the page that says what an undo of a revision would do, or undo it."""

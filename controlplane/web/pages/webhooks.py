@@ -14,11 +14,12 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminPasswordWidget
 
+from controlplane.changes.change.transaction import OpenChange
 from controlplane.objects.people.roles import EDITOR
 from controlplane.operations.webhooks import actions
 from controlplane.operations.webhooks.models import DELIVERED, FAILED, PENDING, Delivery, Destination
 from controlplane.operations.webhooks.targets import MAX_URL_LENGTH
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, Done, RowAction, in_one_change
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import ReasonDialog, RecordedForm, WordsField
@@ -55,6 +56,55 @@ class DestinationForm(RecordedForm):
         return cleaned
 
 
+def page_of_secret(page: PartsPage, request: HttpRequest, row: Destination) -> HttpResponse:
+    note = "The database does not have it. With it, the receiver verifies that a message is from here."
+    secret = actions.secret(row)
+    return secret_page(page, request, row, secret, verification(secret), kept=note)
+
+
+def _test(tx: OpenChange, destination: Destination, given: dict[str, Any]) -> Done:
+    if not destination.active:
+        return Done(f"Nothing is sent to {destination} while it is not active.", messages.ERROR)
+    delivery = actions.test(tx, destination)
+    return Done("The test is sent within seconds. Reload this page to see how it went.", to=delivery)
+
+
+def _rotate(page: PartsPage, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+    if in_dialog(request):
+        return confirmed()
+    with page.changing(request, form.cleaned_data["reason"]) as tx:
+        destination = page.present(request, object_id)
+        actions.rotate(tx, destination)
+        page.message_user(request, f"{destination} has another secret.", messages.SUCCESS)
+    destination.refresh_from_db()
+    return page_of_secret(page, request, destination)
+
+
+TEST = RowAction(
+    name="test",
+    title="Send a test",
+    icon="send",
+    answer=in_one_change(_test),
+    dialog=Asking(
+        title="Send a test to this destination",
+        description="It is sent within seconds, and says that nothing is wrong.",
+        submit="Send test",
+    ),
+)
+ROTATE = RowAction(
+    name="rotate",
+    title="Rotate the secret",
+    icon="key",
+    variant=ActionVariant.DANGER,
+    answer=_rotate,
+    dialog=Asking(
+        title="Rotate the secret of this webhook",
+        description="The next page shows the new one. For 24 hours, messages have a signature of each of them.",
+        submit="Rotate secret",
+    ),
+)
+
+
 @admin.register(Destination)
 class DestinationAdmin(EditPage):
     has_secret, asked_name = True, str
@@ -68,7 +118,7 @@ class DestinationAdmin(EditPage):
     own_fields = ("kind", "url", "emails", "service_url", "active")
     add_fieldsets = [(None, {"fields": ["name", "project", *own_fields]})]
     fieldsets = [(None, {"fields": ["name", "whose", *own_fields]}), ("Use", {"fields": ["sent", "rotated"]})]
-    actions_detail = ["test", "rotate"]
+    row_actions = (TEST, ROTATE)
     scope = RowScope(paths=("project_id",), roles={**BY_OWNERS, "view": EDITOR})
     empty = (
         "A destination gets the messages of alerts: a webhook, e-mail addresses, or a chat.",
@@ -84,66 +134,13 @@ class DestinationAdmin(EditPage):
         seen = [name if name != "service_url" else "shown_address" for name in fieldsets[0][1]["fields"]]
         return [(None, {"fields": seen}), *fieldsets[1:]]
 
-    def has_test_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return self.has_change_permission(request, object_id)
-
-    has_rotate_permission = has_test_permission
-
     def response_add(
         self, request: HttpRequest, obj: Destination, post_url_continue: str | None = None
     ) -> HttpResponse:
         if obj.kind != Destination.WEBHOOK:
             return super().response_add(request, obj, post_url_continue)
         self.message_user(request, f"{obj} was created.", messages.SUCCESS)
-        return self._secret_page(request, obj)
-
-    def _secret_page(self, request: HttpRequest, obj: Destination) -> HttpResponse:
-        note = "The database does not have it. With it, the receiver verifies that a message is from here."
-        secret = actions.secret(obj)
-        return secret_page(self, request, obj, secret, verification(secret), kept=note)
-
-    @action(
-        description="Send a test",
-        permissions=["test"],
-        icon="send",
-        dialog={
-            "title": "Send a test to this destination",
-            "description": "It is sent within seconds, and says that nothing is wrong.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Send test",
-        },
-    )
-    def test(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            destination = self.present(request, object_id)
-            if not destination.active:
-                messages.error(request, f"Nothing is sent to {destination} while it is not active.")
-                return done(change_url(destination))
-            delivery = actions.test(tx, destination)
-            self.message_user(request, "The test is sent within seconds. Reload this page to see how it went.")
-        return done(change_url(delivery))
-
-    @action(
-        description="Rotate the secret",
-        permissions=["rotate"],
-        variant=ActionVariant.DANGER,
-        icon="key",
-        dialog={
-            "title": "Rotate the secret of this webhook",
-            "description": "The next page shows the new one. For 24 hours, messages have a signature of each of them.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Rotate secret",
-        },
-    )
-    def rotate(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        if in_dialog(request):
-            return confirmed()
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            destination = self.present(request, object_id)
-            actions.rotate(tx, destination)
-            self.message_user(request, f"{destination} has another secret.", messages.SUCCESS)
-        destination.refresh_from_db()
-        return self._secret_page(request, destination)
+        return page_of_secret(self, request, obj)
 
     @display(description="Project", ordering="project")
     def whose(self, row: Destination) -> str:
@@ -172,6 +169,31 @@ class DestinationAdmin(EditPage):
         return instant(row.rotated_at)
 
 
+def _replay(page: PartsPage, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+    delivery = page.get_queryset(request).get(pk=page.key_of(object_id))
+    try:
+        with page.changing(request, form.cleaned_data["reason"]) as tx:
+            actions.replay(tx, delivery)
+            page.message_user(request, "The message is sent again within seconds.")
+    except ValidationError:
+        messages.error(request, f"Nothing is sent to {delivery.destination} while it is not active.")
+    return done(change_url(delivery))
+
+
+REPLAY = RowAction(
+    name="replay",
+    title="Send again",
+    icon="replay",
+    may=lambda page, request, object_id: page.allows(request, "change", object_id),
+    answer=_replay,
+    dialog=Asking(
+        title="Send this message again",
+        description="It has the same id and body, so a receiver knows that it is a repetition.",
+        submit="Send again",
+    ),
+)
+
+
 @admin.register(Delivery)
 class DeliveryAdmin(PartsPage):
     list_display = ["kind", "destination", "condition", "attempts", "last_result", "created"]
@@ -181,7 +203,7 @@ class DeliveryAdmin(PartsPage):
     fields = readonly_fields = [
         *("kind", "to", "condition", "message_id", "created", "delivered", "next_one", "attempts_made", "body"),
     ]
-    actions_detail = ["replay"]
+    row_actions = (REPLAY,)
     scope = RowScope(
         paths=("destination__project_id",), roles={"view": EDITOR, "add": None, "change": EDITOR, "delete": None}
     )
@@ -189,32 +211,8 @@ class DeliveryAdmin(PartsPage):
     ends_with_owner = True
     empty = ("Each message to a destination appears here, with every attempt to send it.", "")
 
-    def has_replay_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return self.allows(request, "change", object_id)
-
     def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
         return super().get_queryset(request).select_related("destination__project")
-
-    @action(
-        description="Send again",
-        permissions=["replay"],
-        icon="replay",
-        dialog={
-            "title": "Send this message again",
-            "description": "It has the same id and body, so a receiver knows that it is a repetition.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Send again",
-        },
-    )
-    def replay(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        delivery = self.get_queryset(request).get(pk=self.key_of(object_id))
-        try:
-            with self.changing(request, form.cleaned_data["reason"]) as tx:
-                actions.replay(tx, delivery)
-                self.message_user(request, "The message is sent again within seconds.")
-        except ValidationError:
-            messages.error(request, f"Nothing is sent to {delivery.destination} while it is not active.")
-        return done(change_url(delivery))
 
     @display(description="Destination")
     def to(self, row: Delivery) -> str:

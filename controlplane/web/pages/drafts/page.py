@@ -1,8 +1,10 @@
 """The pages of drafts. Their form and their review are those of policies."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -19,7 +21,7 @@ from controlplane.objects.people.scope import may
 from controlplane.objects.policies.models import Policy
 from controlplane.releases.drafts.actions import discard_draft, reopen_draft
 from controlplane.releases.drafts.models import PolicyDraft
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, Page, RowAction
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.page import PartsPage
@@ -47,6 +49,70 @@ class DraftStateFilter(DropdownFilter):
         return rows if self.value() == "all" else rows.filter(state=self.value())
 
 
+def _may(page: Page, request: HttpRequest, object_id: str, *, is_open: bool) -> bool:
+    draft = page.get_queryset(request).filter(pk=unquote(object_id)).first()
+    return draft is not None and draft.is_open is is_open and may(request.user, EDITOR, draft.project_id)
+
+
+def _edit(page: Page, request: HttpRequest, object_id: str) -> HttpResponse:
+    draft = page.get_queryset(request).get(pk=unquote(object_id))
+    return admin.site.get_model_admin(Policy).draft_form(request, draft)
+
+
+def _publish(page: Page, request: HttpRequest, object_id: str) -> HttpResponse:
+    draft = page.get_queryset(request).get(pk=unquote(object_id))
+    return admin.site.get_model_admin(Policy).publish_view(request, draft)
+
+
+def _discard(page: Page, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+    try:
+        with page.changing(request, form.cleaned_data["reason"]) as tx:
+            draft = page.present(request, object_id)
+            discard_draft(tx, draft)
+        messages.success(request, f"{draft} is discarded.")
+    except ValidationError as exc:
+        messages.error(request, " ".join(exc.messages))
+    return done(change_url(PolicyDraft(pk=unquote(object_id))))
+
+
+def _reopen(page: Page, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
+    with page.changing(request, form.cleaned_data["reason"]) as tx:
+        draft = page.present(request, object_id)
+        if not draft.is_open:
+            reopen_draft(tx, draft)
+    messages.success(request, f"{draft} is open.")
+    return done(change_url(draft))
+
+
+_may_edit = partial(_may, is_open=True)
+EDIT = RowAction(name="edit", title="Edit", icon="edit", may=_may_edit, answer=_edit)
+PUBLISH = RowAction(name="publish", title="Review and publish", icon="publish", may=_may_edit, answer=_publish)
+DISCARD = RowAction(
+    name="discard",
+    title="Discard",
+    icon="delete",
+    may=_may_edit,
+    answer=_discard,
+    dialog=Asking(
+        title="Discard this draft",
+        description="Nothing that is published changes. You can reopen the draft.",
+        submit="Discard the draft",
+    ),
+)
+REOPEN = RowAction(
+    name="reopen",
+    title="Reopen",
+    icon="undo",
+    may=partial(_may, is_open=False),
+    answer=_reopen,
+    dialog=Asking(
+        title="Reopen this draft",
+        description="It is as it was when it was last saved. Nothing is published.",
+        submit="Reopen the draft",
+    ),
+)
+
+
 @admin.register(PolicyDraft)
 class PolicyDraftAdmin(PartsPage):
     # It is deleted with its policy, and only with it.
@@ -55,7 +121,7 @@ class PolicyDraftAdmin(PartsPage):
     list_filter = [DraftStateFilter, ("project", RowFilter)]
     search_fields = ["slug", "saved_by"]
     fields = readonly_fields = ["shown_state", "of", "owner", "what_changes", "saved_by", "saved"]
-    actions_detail = ["edit", "publish", "discard", "reopen"]
+    row_actions = (EDIT, PUBLISH, DISCARD, REOPEN)
     empty = (
         "A draft is a policy, or a change of one, that is not published. Save one from the form of a policy.",
         "",
@@ -102,63 +168,3 @@ class PolicyDraftAdmin(PartsPage):
     @display(description="Saved", ordering="updated_at")
     def saved(self, draft: PolicyDraft) -> str:
         return instant(draft.updated_at)
-
-    def _may(self, request: HttpRequest, object_id: Any, *, is_open: bool) -> bool:
-        draft = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
-        return draft is not None and draft.is_open is is_open and may(request.user, EDITOR, draft.project_id)
-
-    def has_edit_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return self._may(request, object_id, is_open=True)
-
-    def has_reopen_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return self._may(request, object_id, is_open=False)
-
-    @action(description="Edit", permissions=["edit"], icon="edit")
-    def edit(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        draft = self.get_queryset(request).get(pk=self.key_of(object_id))
-        return self.admin_site.get_model_admin(Policy).draft_form(request, draft)
-
-    @action(description="Review and publish", permissions=["edit"], icon="publish")
-    def publish(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        draft = self.get_queryset(request).get(pk=self.key_of(object_id))
-        return self.admin_site.get_model_admin(Policy).publish_view(request, draft)
-
-    @action(
-        description="Discard",
-        permissions=["edit"],
-        icon="delete",
-        dialog={
-            "title": "Discard this draft",
-            "description": "Nothing that is published changes. You can reopen the draft.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Discard the draft",
-        },
-    )
-    def discard(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        try:
-            with self.changing(request, form.cleaned_data["reason"]) as tx:
-                draft = self.present(request, object_id)
-                discard_draft(tx, draft)
-            messages.success(request, f"{draft} is discarded.")
-        except ValidationError as exc:
-            messages.error(request, " ".join(exc.messages))
-        return done(change_url(PolicyDraft(pk=self.key_of(object_id))))
-
-    @action(
-        description="Reopen",
-        permissions=["reopen"],
-        icon="undo",
-        dialog={
-            "title": "Reopen this draft",
-            "description": "It is as it was when it was last saved. Nothing is published.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Reopen the draft",
-        },
-    )
-    def reopen(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            draft = self.present(request, object_id)
-            if not draft.is_open:
-                reopen_draft(tx, draft)
-        messages.success(request, f"{draft} is open.")
-        return done(change_url(draft))

@@ -1,26 +1,29 @@
 """Suspend and resume on the pages of tokens and projects."""
 
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django import forms
+from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.widgets import UnfoldAdminSelectWidget
 
+from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.instants import exact
 from controlplane.objects.emergency.actions import resume, suspend
 from controlplane.objects.emergency.models import Suspended, is_suspended, suspended
 from controlplane.objects.people.roles import EDITOR
 from controlplane.objects.people.scope import may
-from controlplane.objects.projects.models import Project
+from controlplane.objects.projects.models import Project, Token
 from controlplane.web.kit import ends
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change
 from controlplane.web.kit.forms import ReasonDialog
-from controlplane.web.kit.site import badge, change_url, done
+from controlplane.web.kit.site import badge
 
 ENDS = (ends.HOUR, ends.TODAY, ends.FRIDAY)
 ENDLESS = "When somebody resumes it"
@@ -73,60 +76,51 @@ class SuspendedFilter(DropdownFilter):
         return rows.exclude(suspended(timezone.now())) if self.value() == "no" else rows
 
 
-class Suspendable:
-    """A mixin for a page of tokens or projects, which suspends and resumes them. Its actions are in ACTIONS."""
+def _may(page: Page, request: HttpRequest, object_id: str, *, suspended: bool) -> bool:
+    row = page.get_queryset(request).select_related("suspension").filter(pk=unquote(object_id)).first()
+    if row is None or is_suspended(row, timezone.now()) is not suspended:
+        return False
+    return may(request.user, EDITOR, row.pk if isinstance(row, Project) else row.project_id)
 
-    ACTIONS = ("suspend", "resume")
 
-    def _may_suspend(self, request: HttpRequest, object_id: Any, *, suspended: bool) -> bool:
-        row = self.get_queryset(request).select_related("suspension").filter(pk=self.key_of(object_id)).first()
-        if row is None or is_suspended(row, timezone.now()) is not suspended:
-            return False
-        return may(request.user, EDITOR, row.pk if isinstance(row, Project) else row.project_id)
+def _suspend(tx: OpenChange, row: Token | Project, given: dict[str, Any]) -> Done:
+    found = suspend(tx, row, given["ends_at"])
+    return Done(f"{row} is suspended{until(found.ends_at)}.")
 
-    def has_suspend_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return self._may_suspend(request, object_id, suspended=False)
 
-    def has_resume_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return self._may_suspend(request, object_id, suspended=True)
+def _resume(tx: OpenChange, row: Any, given: dict[str, Any]) -> Done:
+    if not is_suspended(row, timezone.now()):
+        return Done()
+    resume(tx, row.suspension)
+    return Done(f"{row} is resumed.")
 
-    @action(
-        description="Suspend",
-        permissions=["suspend"],
-        icon="pause_circle",
-        dialog={
-            "title": "Suspend for now",
-            "description": "Every proxy refuses it within a second, until the end that you choose, or until somebody "
-            "resumes it. Nothing else changes.",
-            "form_class": SuspendDialog,
-            "form_submit_text": "Suspend",
-        },
-    )
-    def suspend(self, request: HttpRequest, form: SuspendDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            row = self.present(request, object_id)
-            found = suspend(tx, row, form.cleaned_data["ends_at"])
-            self.message_user(request, f"{row} is suspended{until(found.ends_at)}.")
-        return done(change_url(row))
 
-    @action(
-        description="Resume",
-        permissions=["resume"],
-        icon="play_circle",
-        dialog={
-            "title": "Resume",
-            "description": "Every proxy lets it in again within a second, under the limits that apply to it.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Resume",
-        },
-    )
-    def resume(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            row = self.present(request, object_id)
-            if is_suspended(row, timezone.now()):
-                resume(tx, row.suspension)
-                self.message_user(request, f"{row} is resumed.")
-        return done(change_url(row))
+SUSPEND = RowAction(
+    name="suspend",
+    title="Suspend",
+    icon="pause_circle",
+    may=partial(_may, suspended=False),
+    answer=in_one_change(_suspend),
+    dialog=Asking(
+        title="Suspend for now",
+        description="Every proxy refuses it within a second, until the end that you choose, or until somebody "
+        "resumes it. Nothing else changes.",
+        submit="Suspend",
+        form=SuspendDialog,
+    ),
+)
+RESUME = RowAction(
+    name="resume",
+    title="Resume",
+    icon="play_circle",
+    may=partial(_may, suspended=True),
+    answer=in_one_change(_resume),
+    dialog=Asking(
+        title="Resume",
+        description="Every proxy lets it in again within a second, under the limits that apply to it.",
+        submit="Resume",
+    ),
+)
 
 
 def with_suspension(state: str, row: Any) -> str:

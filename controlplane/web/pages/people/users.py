@@ -21,14 +21,15 @@ from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldBooleanSwitchWidget
 
+from controlplane.changes.change.transaction import OpenChange
 from controlplane.objects.people.models import Membership
 from controlplane.objects.people.records import Recorded, is_in_operators, reset_second_factor, set_operator
 from controlplane.objects.people.roles import OPERATOR_WORDS, OPERATORS, OWNER, WORDS
 from controlplane.objects.people.scope import is_member, is_operator, projects_of
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change
 from controlplane.web.kit.edit_page import EditPage
-from controlplane.web.kit.forms import ReasonDialog, RecordedForm
-from controlplane.web.kit.site import badge, change_url, done, instant, link_to, links
+from controlplane.web.kit.forms import RecordedForm
+from controlplane.web.kit.site import badge, instant, link_to, links
 from controlplane.web.scope.rows import RowScope, Visitor
 
 # The pages of authenticators would show their keys.
@@ -85,6 +86,33 @@ def _but_oneself(rows: QuerySet[User], user: Visitor, kind: str) -> QuerySet[Use
     return rows.exclude(pk=user.pk) if kind == "delete" else rows
 
 
+def _reset(tx: OpenChange, user: User, given: dict[str, Any]) -> Done:
+    if reset_second_factor(tx, user):
+        return Done(f"{user} logs in without a second factor now.")
+    return Done(f"{user} has no second factor. Nothing was changed.", messages.WARNING)
+
+
+def _may_reset(page: Page, request: HttpRequest, object_id: str) -> bool:
+    """Return whether the user is an operator and the account is of somebody else. The own page asks for a code."""
+    return is_operator(request.user) and unquote(object_id) != str(request.user.pk)
+
+
+RESET_SECOND_FACTOR = RowAction(
+    name="reset_second_factor",
+    title="Reset second factor",
+    icon="phonelink_erase",
+    variant=ActionVariant.DANGER,
+    may=_may_reset,
+    answer=in_one_change(_reset),
+    dialog=Asking(
+        title="Reset the second factor",
+        description="For somebody who has lost the device and the recovery codes. Make sure who asks for it. "
+        "The password alone then lets the account in, which adds a new authenticator.",
+        submit="Reset second factor",
+    ),
+)
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, EditPage):
     """
@@ -104,7 +132,7 @@ class UserAdmin(DjangoUserAdmin, EditPage):
     # Django's widget of two boxes with arrows has parts without accessible names.
     filter_horizontal = []
     readonly_fields = ["memberships", "has_second_factor", "last_seen", "joined"]
-    actions_detail = ["reset_second_factor"]
+    row_actions = (RESET_SECOND_FACTOR,)
     fieldsets = [
         (None, {"fields": ["username", "password", ("first_name", "last_name"), "email"]}),
         ("Access", {"fields": ["is_active", "is_staff", "operator", "is_superuser", "memberships"]}),
@@ -209,32 +237,6 @@ class UserAdmin(DjangoUserAdmin, EditPage):
                 record = Recorded(user).as_record()
                 tx.record("user.password", Recorded(user), before=record, after=record)
         return response
-
-    @action(
-        description="Reset second factor",
-        permissions=["reset"],
-        variant=ActionVariant.DANGER,
-        icon="phonelink_erase",
-        dialog={
-            "title": "Reset the second factor",
-            "description": "For somebody who has lost the device and the recovery codes. Make sure who asks for it. "
-            "The password alone then lets the account in, which adds a new authenticator.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Reset second factor",
-        },
-    )
-    def reset_second_factor(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        with self.changing(request, form.cleaned_data["reason"]) as tx:
-            user = self.present(request, object_id)
-            if reset_second_factor(tx, user):
-                self.message_user(request, f"{user} logs in without a second factor now.", messages.SUCCESS)
-            else:
-                messages.warning(request, f"{user} has no second factor. Nothing was changed.")
-        return done(change_url(user))
-
-    def has_reset_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """Return whether the user is an operator and the account is of somebody else. The own page asks for a code."""
-        return is_operator(request.user) and self.key_of(object_id) != str(request.user.pk)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: list[Any], change: bool) -> None:
         if "operator" in form.cleaned_data:

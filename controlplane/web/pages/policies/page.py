@@ -1,25 +1,28 @@
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
+from controlplane.changes.change.transaction import OpenChange
 from controlplane.objects.people.scope import is_operator
 from controlplane.objects.policies.actions import copy_policy, remove_limit
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import Instance
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.from_files import ManagedPage
 from controlplane.web.kit.parts import BELOW, Panel
-from controlplane.web.kit.site import StackedInline, badge, change_url, done, instant, link_to, links
+from controlplane.web.kit.site import StackedInline, badge, change_url, instant, link_to, links
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
 from controlplane.web.pages.drafts.views import OPEN_DRAFTS, SAVE_DRAFT, DraftedPolicies
@@ -59,6 +62,51 @@ class LimitInline(StackedInline):
         return super().get_formset(request, obj, absolute_max=2 * MAX_LIMITS_PER_POLICY, **options)
 
 
+def _copy(tx: OpenChange, policy: Policy, given: dict[str, Any]) -> Done:
+    copied = copy_policy(tx, policy, given["slug"], given["name"])
+    return Done(f"{copied} is a copy. Change its limits, then give it to tokens.", to=copied)
+
+
+def _may_copy(page: Page, request: HttpRequest, object_id: str) -> bool:
+    """Return whether the user may change the policy, because the copy belongs to the same project, or to all."""
+    policy = page.get_queryset(request).filter(pk=unquote(object_id)).first()
+    return policy is not None and page.has_change_permission(request, policy)
+
+
+def _may_apply(page: Page, request: HttpRequest, object_id: str) -> bool:
+    """Return whether the user is an operator, because the global policy concerns every project."""
+    return is_operator(request.user)
+
+
+COPY = RowAction(
+    name="copy",
+    title="Copy",
+    icon="content_copy",
+    may=_may_copy,
+    answer=in_one_change(_copy),
+    dialog=Asking(
+        title="Copy this policy",
+        description="The copy has the same limits. No token and no project uses it yet.",
+        submit="Copy the policy",
+        form=CopyDialog,
+    ),
+)
+APPLY_EVERYWHERE = RowAction(
+    name="apply_everywhere",
+    title="Apply to every request",
+    icon="public",
+    may=_may_apply,
+    answer=partial(ReviewedPolicies.reach_view, everywhere=True),
+)
+APPLY_WHERE_ATTACHED = RowAction(
+    name="apply_where_attached",
+    title="Stop applying everywhere",
+    icon="public_off",
+    may=_may_apply,
+    answer=partial(ReviewedPolicies.reach_view, everywhere=False),
+)
+
+
 @admin.register(Policy)
 class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
     list_display = [
@@ -83,7 +131,7 @@ class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
     inlines = [LimitInline]
     panels = (VERDICTS, SAVE_DRAFT, TRY_REQUEST, replace(USAGE_DAY, place=BELOW))
     list_panels, views = (OPEN_DRAFTS,), (ENFORCE_VIEW,)
-    actions_detail = ["copy", "apply_everywhere", "apply_where_attached"]
+    row_actions = (COPY, APPLY_EVERYWHERE, APPLY_WHERE_ATTACHED)
     empty = (
         "A policy is a named list of limits. It is attached to tokens and projects, or applies to every request.",
         "Add a policy",
@@ -173,40 +221,3 @@ class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
         useless = "apply_everywhere" if is_global else "apply_where_attached"
         actions = super().get_actions_detail(request, object_id)
         return [offered for offered in actions if not offered.action_name.endswith(useless)]
-
-    @action(description="Apply to every request", permissions=["apply"], icon="public")
-    def apply_everywhere(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self.reach_view(request, object_id, everywhere=True)
-
-    @action(description="Stop applying everywhere", permissions=["apply"], icon="public_off")
-    def apply_where_attached(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self.reach_view(request, object_id, everywhere=False)
-
-    def has_apply_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """Return whether the user is an operator, because the global policy concerns every project."""
-        return is_operator(request.user)
-
-    @action(
-        description="Copy",
-        permissions=["copy"],
-        icon="content_copy",
-        dialog={
-            "title": "Copy this policy",
-            "description": "The copy has the same limits. No token and no project uses it yet.",
-            "form_class": CopyDialog,
-            "form_submit_text": "Copy the policy",
-        },
-    )
-    def copy(self, request: HttpRequest, form: CopyDialog, object_id: str) -> HttpResponse:
-        given = form.cleaned_data
-        with self.changing(request, given["reason"]) as tx:
-            copied = copy_policy(tx, self.present(request, object_id), given["slug"], given["name"])
-            self.message_user(
-                request, f"{copied} is a copy. Change its limits, then give it to tokens.", messages.SUCCESS
-            )
-        return done(change_url(copied))
-
-    def has_copy_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """Return whether the user may change the policy, because the copy belongs to the same project, or to all."""
-        policy = self.get_queryset(request).filter(pk=self.key_of(object_id)).first()
-        return policy is not None and self.has_change_permission(request, policy)

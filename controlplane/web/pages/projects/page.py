@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import ValidationError
 from django.db.models import OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -11,7 +12,6 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.decorators import display
-from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminRadioSelectWidget
 
 from controlplane.changes.change.transaction import OpenChange
@@ -27,7 +27,7 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.releases.publishing.models import RepairedKey
 from controlplane.releases.revisions.links import revision_of
 from controlplane.releases.revisions.listing import seconds
-from controlplane.web.kit.dialogs import action
+from controlplane.web.kit.dialogs import Asking, Page, RowAction
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.web.kit.forms import ReasonDialog
@@ -45,10 +45,10 @@ from controlplane.web.pages.counters import (
     ResetTokenDialog,
     resetting,
 )
-from controlplane.web.pages.credentials import CredentialAdmin, LabelledRows, StatusFilter, TokenForm
-from controlplane.web.pages.emergency.suspending import Suspendable, SuspendedFilter, with_suspension
+from controlplane.web.pages.credentials import CredentialAdmin, LabelledRows, StatusFilter, TokenForm, revoking
+from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, SuspendedFilter, with_suspension
 from controlplane.web.pages.near import NEAREST, USAGE_DAY, NearFilter
-from controlplane.web.pages.overrides.links import raise_limit
+from controlplane.web.pages.overrides.links import RAISE_LIMIT
 from controlplane.web.pages.people import attempts, memberships, users  # noqa: F401  (they register more pages)
 from controlplane.web.pages.review.attached_admin import ReviewedAttachment
 from controlplane.web.pages.tokens.bulk import BulkActions, DeletedByJob
@@ -78,7 +78,6 @@ LIVE_TOKENS = Column(name="token_count", title="Live tokens", read=live_tokens, 
 @admin.register(Project)
 class ProjectAdmin(
     DeletedByJob,
-    Suspendable,
     ManagedPage,
     ReviewedAttachment,
     EditPage,
@@ -90,9 +89,7 @@ class ProjectAdmin(
     asked_name = str
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
-    actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS]
-    raise_limit = raise_limit
-    reset_counters = resetting(ResetProjectDialog)
+    row_actions = (RAISE_LIMIT, resetting(ResetProjectDialog), SUSPEND, RESUME)
     columns = (NEAREST, LIVE_TOKENS)
     panels, views = (Panel(name="state_line", template=STATE_LINE), LIVE_COUNTERS, USAGE_DAY), (COUNTERS_VIEW,)
     policies = linked_filters = ("policy", "anonymous_policy", "token_policy")
@@ -168,7 +165,7 @@ class RotateDialog(ReasonDialog):
 
     def clean(self) -> dict[str, Any]:
         # The action has checked that the user may see the token.
-        token = Token.objects.get(pk=TokenAdmin.key_of(self.object_id))
+        token = Token.objects.get(pk=unquote(self.object_id))
         if not token.is_live:
             # A dialog shows only errors that belong to a field.
             self.add_error("overlap", f"This token is {token.status}. Only an active token can be rotated.")
@@ -214,6 +211,43 @@ def revocation_of(request: HttpRequest, token: Token) -> Revocation:
 REVOCATION = Panel(name="revocation", template=STATE_LINE, answer=revocation_of)
 
 
+def rotate(page: Page, request: HttpRequest, form: RotateDialog, object_id: str) -> HttpResponse:
+    """Issue the successor of a token. Its secret is shown on a whole page, because a click beside a dialog loses it."""
+    if in_dialog(request):
+        return confirmed()
+    try:
+        with page.changing(request, form.cleaned_data["reason"]) as tx:
+            token = page.present(request, object_id)
+            issued, secret = rotate_token(tx, token, int(form.cleaned_data["overlap"]))
+            page.message_user(request, f"{issued} replaces {token}.", messages.SUCCESS)
+    except ValidationError as exc:  # another request has ended the token meanwhile
+        messages.error(request, " ".join(exc.messages))
+        return HttpResponseRedirect(list_url(Token))
+    return secret_page(page, request, issued, secret, token_snippets(secret), former=token)
+
+
+ROTATE = RowAction(
+    name="rotate",
+    title="Rotate",
+    icon="autorenew",
+    answer=rotate,
+    dialog=Asking(
+        title="Rotate this token",
+        description="A new token with a new secret gets the same name, policy, labels, overrides and life span.",
+        submit="Create the new secret",
+        form=RotateDialog,
+    ),
+)
+REVOKE = revoking(
+    revoke_token,
+    Asking(
+        title="Revoke this token",
+        description="Every proxy refuses it from now on. This cannot be undone. A new token has a new secret.",
+        submit="Revoke token",
+    ),
+)
+
+
 class TokenStatusFilter(StatusFilter):
     """A filter by status, which also finds the live tokens that every proxy refuses for now."""
 
@@ -236,7 +270,6 @@ class TokenPaginator(CappedPaginator):
 @admin.register(Token)
 class TokenAdmin(
     BulkActions,
-    Suspendable,
     LabelledRows,
     ReviewedAttachment,
     CredentialAdmin,
@@ -265,9 +298,7 @@ class TokenAdmin(
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
     actions = [*BulkActions.ACTIONS]
-    actions_detail = ["raise_limit", "reset_counters", *Suspendable.ACTIONS, "rotate", "revoke"]
-    raise_limit = raise_limit
-    reset_counters = resetting(ResetTokenDialog)
+    row_actions = (RAISE_LIMIT, resetting(ResetTokenDialog), SUSPEND, RESUME, ROTATE, REVOKE)
     columns = (NEAREST,)
     panels, list_panels = (REVOCATION, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)
     views = (COUNTERS_VIEW, LABELS_VIEW)
@@ -277,7 +308,7 @@ class TokenAdmin(
         "Create the first token",
     )
     scope = RowScope(paths=("project_id",))
-    issue, revoking = staticmethod(issue_from_form), staticmethod(revoke_token)
+    issue = staticmethod(issue_from_form)
     snippets = staticmethod(examples)
 
     def get_fieldsets(self, request: HttpRequest, obj: Token | None = None) -> list[Any]:
@@ -316,45 +347,6 @@ class TokenAdmin(
                 *((f"usage of {name}={value}", usage_url(name, value)) for name, value in token.labels.items()),
             ]
         )
-
-    @action(
-        description="Revoke",
-        permissions=["change"],
-        variant=ActionVariant.DANGER,
-        icon="block",
-        dialog={
-            "title": "Revoke this token",
-            "description": "Every proxy refuses it from now on. This cannot be undone. A new token has a new secret.",
-            "form_class": ReasonDialog,
-            "form_submit_text": "Revoke token",
-        },
-    )
-    def revoke(self, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:
-        return self.revoke_one(request, form, object_id)
-
-    @action(
-        description="Rotate",
-        permissions=["change"],
-        icon="autorenew",
-        dialog={
-            "title": "Rotate this token",
-            "description": "A new token with a new secret gets the same name, policy, labels, overrides and life span.",
-            "form_class": RotateDialog,
-            "form_submit_text": "Create the new secret",
-        },
-    )
-    def rotate(self, request: HttpRequest, form: RotateDialog, object_id: str) -> HttpResponse:
-        if in_dialog(request):
-            return confirmed()
-        try:
-            with self.changing(request, form.cleaned_data["reason"]) as tx:
-                token = self.present(request, object_id)
-                issued, secret = rotate_token(tx, token, int(form.cleaned_data["overlap"]))
-                self.message_user(request, f"{issued} replaces {token}.", messages.SUCCESS)
-        except ValidationError as exc:  # another request has ended the token meanwhile
-            messages.error(request, " ".join(exc.messages))
-            return HttpResponseRedirect(list_url(Token))
-        return secret_page(self, request, issued, secret, token_snippets(secret), former=token)
 
     def response_add(self, request: HttpRequest, obj: Token, post_url_continue: str | None = None) -> HttpResponse:
         response = super().response_add(request, obj, post_url_continue)
