@@ -2,6 +2,12 @@
 
 from controlplane.core.tables.searching import IndexedSearch
 
-
-class AuditSearch(IndexedSearch):
-    beginnings, parts, wholes = ("actor", "action", "object_label"), ("reason",), ("object_id", "request_id")
+AUDIT_SEARCH = IndexedSearch(
+    beginnings=("actor", "action", "object_label"),
+    parts=("reason",),
+    wholes=("object_id", "request_id"),
+    help=(
+        "Actor, action, object, reason, or a whole id",
+        "Beginning of an actor, action or object, or a whole id",
+    ),
+)

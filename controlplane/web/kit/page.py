@@ -22,6 +22,7 @@ from unfold.decorators import display
 
 from controlplane.changes.change.transaction import OpenChange, change
 from controlplane.core.tables.paging import CappedPaginator, UnreadPaginator, box_of, reads_no_page
+from controlplane.core.tables.searching import IndexedSearch
 from controlplane.core.text import unprintable
 from controlplane.objects.people.roles import OWNER
 from controlplane.objects.people.scope import is_operator, projects_of
@@ -48,6 +49,7 @@ class PartsPage(ModelAdmin):
         linked_filters: Columns by which pages link to the list, besides those of its filters.
         empty: Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
         columns: Those of the names in list_display and readonly_fields that are no methods.
+        search: How the list is searched by its indexes, in place of search_fields.
         row_actions: What can be done on the page of a row.
         panels: Parts of the page of a row, and list_panels of the list.
         views: More addresses.
@@ -60,6 +62,7 @@ class PartsPage(ModelAdmin):
     linked_filters: ClassVar[tuple[str, ...]] = ()
     empty: ClassVar[tuple[str, str]] = ("", "")
     columns: ClassVar[tuple[Column, ...]] = ()
+    search: ClassVar[IndexedSearch | None] = None
     row_actions: ClassVar[tuple[RowAction, ...]] = ()
     panels: ClassVar[tuple[Panel, ...]] = ()
     list_panels: ClassVar[tuple[ListPanel, ...]] = ()
@@ -84,6 +87,8 @@ class PartsPage(ModelAdmin):
         super().__init__(model, admin_site)
         for column in self.columns:  # by whose names Django checks and sorts lists
             setattr(self, column.name, column.cell(_unread))
+        if self.search:
+            self.search_fields = [*self.search.columns]
         for action in self.row_actions:
             action.join(self)
         self.actions_detail = [action.name for action in self.row_actions]
@@ -97,10 +102,19 @@ class PartsPage(ModelAdmin):
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
+        if self.search:
+            changelist.search_help_text = self.search.help_for(self.model)
         if shown := [column for column in self.columns if column.name in changelist.list_display]:
             changelist.result_list = list(changelist.result_list)
             changelist.model_admin = WithColumns(self, shown, changelist.result_list, request)
         return changelist
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if self.search is None:
+            return super().get_search_results(request, queryset, term)
+        return self.search.find(queryset, term, request), False
 
     def listed(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the query of all rows of the list that an address asks for, without reading those of a page."""

@@ -1,6 +1,7 @@
 """The common parts of the pages of tokens and of management keys, and the filters and labels of their lists."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from operator import attrgetter
 from typing import Any
@@ -18,17 +19,16 @@ from unfold.enums import ActionVariant
 from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.tables.searching import IndexedSearch
 from controlplane.objects.people.scope import projects_of
-from controlplane.objects.projects.models import Credential, Token
+from controlplane.objects.projects.models import Credential, TokenQuerySet
 from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change, may_change
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, label_of
 from controlplane.web.kit.forms import LabelsField, RecordedForm
 from controlplane.web.kit.secret import secret_page
-from controlplane.web.kit.site import instant, links, list_url
+from controlplane.web.kit.site import instant
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
-from controlplane.web.pages.tokens.labels import label_query, linked_labels
-from controlplane.web.pages.tokens.secret_search import SecretSearch
+from controlplane.web.pages.tokens.secret_search import owner_of, read_secrets, searched_secret
 
 STATUS = {"active": ("check_circle", "good"), "revoked": ("block", "bad"), "expired": ("event_busy", "warn")}
 UNKNOWN_END = mark_safe('<span title="It was created before the end of secrets was kept">–</span>')
@@ -62,14 +62,18 @@ class StatusFilter(DropdownFilter):
         return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
 
 
-class CredentialAdmin(SecretSearch, IndexedSearch, EditPage):
+class CredentialAdmin(EditPage):
     """The base class of the pages of tokens and management keys."""
 
     has_secret = True
     # Without the beginning of the secret, which is cumbersome to type.
     asked_name = attrgetter("name")
     list_filter = [StatusFilter, EndsFilter]
-    beginnings, exact_beginnings, wholes = ("name",), ("prefix",), ("id",)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if (secret := searched_secret(request)) and self.has_view_permission(request):
+            return owner_of(self, request, secret)
+        return super().changelist_view(request, extra_context)
 
     @display(description="Secret")
     def shown_prefix(self, credential: Credential) -> str:
@@ -148,42 +152,44 @@ class TokenForm(RecordedForm):
     )
 
 
-class LabelledRows:
-    """A mixin for the list of tokens, which shows their labels and their owner, finds them and groups by them."""
+def projects_named(request: HttpRequest, word: str) -> Q:
+    """Return the condition of the tokens of projects whose slug has a word."""
+    # Their ids, because a condition on a joined table keeps the database from its indexes of tokens.
+    projects = projects_of(request.user).filter(slug__icontains=word).order_by("slug")
+    return Q(project_id__in=list(projects.values_list("pk", flat=True)[:MOST_PROJECTS]))
 
-    @display(description="Owner")
-    def owner(self, token: Token) -> str:
-        """Return the value of the label "owner", with a link to the tokens of the same owner."""
-        name = token.labels.get(OWNER_LABEL)
-        return links([(name, list_url(Token, f"?{label_query(OWNER_LABEL, name)}"))]) if name else "—"
 
-    @display(description="Labels")
-    def label_list(self, token: Token) -> str:
-        return linked_labels(token) or "—"
+def read_labels(rows: TokenQuerySet, words: list[str]) -> tuple[TokenQuerySet, list[str]]:
+    """Return the tokens with the labels that words such as team=red name, and the other words."""
+    others = []
+    for word in words:
+        try:
+            name, value = label_of(word)
+        except ValueError:
+            value = None
+        if value is None:
+            others.append(word)
+        else:
+            rows = rows.with_label(name, value)
+    return rows, others
 
-    parts = ("labels",)
-    searches = (
+
+CREDENTIAL_SEARCH = IndexedSearch(
+    beginnings=("name",),
+    exact_beginnings=("prefix",),
+    wholes=("id",),
+    help=("Name, id, beginning of the secret",) * 2,
+    has_few_rows=True,
+    readings=(read_secrets,),
+)
+TOKEN_SEARCH = replace(
+    CREDENTIAL_SEARCH,
+    parts=("labels",),
+    help=(
         "Name, label such as team=red, project, id",
         "Beginning of a name, label such as team=red, project, id",
-    )
-
-    def matching(self, request: HttpRequest, word: str) -> Q:
-        """Return the condition of the tokens that match one word, by themselves or by the slug of their project."""
-        # Their ids, because a condition on a joined table keeps the database from its indexes of tokens.
-        projects = projects_of(request.user).filter(slug__icontains=word).order_by("slug")
-        named = list(projects.values_list("pk", flat=True)[:MOST_PROJECTS])
-        return super().matching(request, word) | Q(project_id__in=named)
-
-    def get_search_results(self, request: HttpRequest, rows: QuerySet, term: str) -> tuple[QuerySet, bool]:
-        """Return the matching rows, and whether they may contain duplicates. A word such as team=red is a label."""
-        words = []
-        for word in term.split():
-            try:
-                name, value = label_of(word)
-            except ValueError:
-                value = None
-            if value is None:
-                words.append(word)
-            else:
-                rows = rows.with_label(name, value)
-        return super().get_search_results(request, rows, " ".join(words))
+    ),
+    has_few_rows=False,
+    readings=(read_labels, read_secrets),
+    also=projects_named,
+)

@@ -17,7 +17,8 @@ from controlplane.objects.people.roles import OWNER
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.web.kit.dialogs import Asking
 from controlplane.web.kit.forms import RecordedForm, WordsField
-from controlplane.web.pages.credentials import CredentialAdmin, revoking
+from controlplane.web.pages.credentials import CREDENTIAL_SEARCH, CredentialAdmin, revoking
+from controlplane.web.pages.tokens.secret_search import BY_SECRET_VIEW
 from controlplane.web.scope.rows import BY_OWNERS, KINDS, RowScope, Visitor
 
 
@@ -82,8 +83,7 @@ class ManagementKeyAdmin(CredentialAdmin):
             },
         )
     ]
-    has_few_rows = True
-    searches = ("Name, id, beginning of the secret",) * 2
+    search, views = CREDENTIAL_SEARCH, (BY_SECRET_VIEW,)
     issued = ("name", "scopes", "all_projects", "projects", "networks", "expires_at")
     empty = ("A management key is the credential of a program that uses the REST API.", "Create a key")
     scope = RowScope(members=_of_owners, roles=BY_OWNERS)

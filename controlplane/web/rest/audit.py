@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from controlplane.changes.audit.export import COLUMNS, records
 from controlplane.changes.audit.models import AuditEntry
-from controlplane.changes.audit.searching import AuditSearch
+from controlplane.changes.audit.searching import AUDIT_SEARCH
 from controlplane.web.restkit.exports import Exported, ExportQuery
 from controlplane.web.restkit.fields import InstantField, ProjectField
 from controlplane.web.restkit.ordering import OrderField, SearchField, found_by
@@ -61,10 +61,6 @@ class AuditExportQuery(ExportQuery, AuditQuery):
     pass
 
 
-class EntrySearch(AuditSearch):
-    model = AuditEntry
-
-
 class AuditView(Exported[AuditEntry], Listed[AuditEntry]):
     """Changes with their author, time and reason, newest first."""
 
@@ -90,7 +86,7 @@ class AuditView(Exported[AuditEntry], Listed[AuditEntry]):
 
     def get_queryset(self) -> QuerySet[AuditEntry]:
         chosen = {lookup: self.query[name] for name, lookup in self.FILTERS.items() if name in self.query}
-        return found_by(EntrySearch(), self.request, AuditEntry.objects.filter(**chosen), self.query)
+        return found_by(AUDIT_SEARCH, AuditEntry.objects.filter(**chosen), self.query)
 
     def columns(self) -> Sequence[str]:
         return COLUMNS

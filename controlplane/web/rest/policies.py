@@ -204,8 +204,7 @@ class PolicyQuery(ListQuery):
     order = OrderField("slug", "name", "created_at", "updated_at", usual="slug")
 
 
-class PolicySearch(IndexedSearch):
-    model, beginnings, has_few_rows = Policy, ("slug", "name", "description"), True
+POLICY_SEARCH = IndexedSearch(beginnings=("slug", "name", "description"), has_few_rows=True)
 
 
 @batch_of(PolicyItemSerializer, PolicySerializer, warnings=ItemWarningSerializer(many=True, help_text=DOUBTS))
@@ -242,7 +241,7 @@ class PolicyView(ReviewedPolicy, JobBatched[Policy], Named[Policy]):
 
     def get_queryset(self) -> QuerySet[Policy]:
         policies = self.access.policies().select_related("project").prefetch_related("limits")
-        policies = found_by(PolicySearch(), self.request, policies, self.query)
+        policies = found_by(POLICY_SEARCH, policies, self.query)
         if "project" in self.query:
             owner = self.query["project"]
             return policies.filter(project__slug=owner) if owner else policies.filter(project=None)

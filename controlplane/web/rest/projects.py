@@ -117,8 +117,7 @@ class ProjectSerializer(WithSuspension, CleanModelSerializer[Project]):
         return value
 
 
-class ProjectSearch(IndexedSearch):
-    model, beginnings, has_few_rows = Project, ("slug", "name"), True
+PROJECT_SEARCH = IndexedSearch(beginnings=("slug", "name"), has_few_rows=True)
 
 
 class ProjectQuery(ListQuery):
@@ -208,7 +207,7 @@ class ProjectView(ReviewedHolder, SuspendableView[Project], JobBatched[Project],
         if self.action != "list":
             return rows
         chosen = {name: self.query[name] for name in ("policy", "active") if name in self.query}
-        return found_by(ProjectSearch(), self.request, rows.filter(**chosen), self.query)
+        return found_by(PROJECT_SEARCH, rows.filter(**chosen), self.query)
 
     @classmethod
     def create_items(cls, tx: OpenChange, items: Sequence[dict[str, Any]]) -> list[Project]:

@@ -124,8 +124,7 @@ class TokenQuery(ListQuery):
     order = OrderField("name", "created_at", usual="-created_at")
 
 
-class TokenSearch(IndexedSearch):
-    model, beginnings, exact_beginnings, wholes = Token, ("name",), ("prefix",), ("id",)
+TOKEN_SEARCH = IndexedSearch(beginnings=("name",), exact_beginnings=("prefix",), wholes=("id",))
 
 
 class AnyTokenQuery(TokenQuery):
@@ -163,7 +162,7 @@ class TokenView(ApiView[Token]):
                 tokens = tokens.exclude(revoked_at=None)
             case "expired":
                 tokens = tokens.filter(Q(revoked_at=None), expires_at__lte=timezone.now())
-        return found_by(TokenSearch(), self.request, tokens, self.query)
+        return found_by(TOKEN_SEARCH, tokens, self.query)
 
     def issued(self, token: Token, secret: str) -> Response:
         token.secret = secret

@@ -5,7 +5,6 @@ from typing import Any
 
 from django.db.models import Model, QuerySet
 from rest_framework import serializers
-from rest_framework.request import Request
 
 from controlplane.core.tables.searching import IndexedSearch
 
@@ -37,8 +36,6 @@ def columns_of(order: str, orders: Orders) -> tuple[str, ...]:
     return tuple(name.removeprefix("-") if name.startswith("-") else f"-{name}" for name in columns)
 
 
-def found_by[M: Model](
-    search: IndexedSearch, request: Request, rows: QuerySet[M], query: Mapping[str, Any]
-) -> QuerySet[M]:
+def found_by[M: Model](search: IndexedSearch, rows: QuerySet[M], query: Mapping[str, Any]) -> QuerySet[M]:
     """Return the rows that the search of a query finds, or all if it has none."""
-    return search.get_search_results(request, rows, query["search"])[0] if "search" in query else rows
+    return search.find(rows, query["search"]) if "search" in query else rows

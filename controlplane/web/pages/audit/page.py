@@ -16,7 +16,7 @@ from unfold.decorators import display
 
 from controlplane.changes.audit.export import csv_lines, json_lines
 from controlplane.changes.audit.models import AuditEntry, AuditSeal
-from controlplane.changes.audit.searching import AuditSearch
+from controlplane.changes.audit.searching import AUDIT_SEARCH
 from controlplane.changes.words.entries import KINDS, details, lines_of, sentence, verb
 from controlplane.changes.words.words import Line
 from controlplane.core.files import streamed
@@ -97,7 +97,7 @@ def told(
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(AuditSearch, PartsPage):
+class AuditEntryAdmin(PartsPage):
     list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
     list_display_links = ["when"]
     columns = (
@@ -112,10 +112,7 @@ class AuditEntryAdmin(AuditSearch, PartsPage):
         ("channel", ChoicesDropdownFilter),
         ("at", InstantRangeFilter),
     ]
-    searches = (
-        "Actor, action, object, reason, or a whole id",
-        "Beginning of an actor, action or object, or a whole id",
-    )
+    search = AUDIT_SEARCH
     scope = RowScope(paths=("project",))
     linked_filters = ("object_type", "object_id")
     fields = readonly_fields = [

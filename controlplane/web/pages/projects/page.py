@@ -45,7 +45,14 @@ from controlplane.web.pages.counters import (
     ResetTokenDialog,
     resetting,
 )
-from controlplane.web.pages.credentials import CredentialAdmin, LabelledRows, StatusFilter, TokenForm, revoking
+from controlplane.web.pages.credentials import (
+    OWNER_LABEL,
+    TOKEN_SEARCH,
+    CredentialAdmin,
+    StatusFilter,
+    TokenForm,
+    revoking,
+)
 from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, SuspendedFilter, with_suspension
 from controlplane.web.pages.near import NEAREST, USAGE_DAY, NearFilter
 from controlplane.web.pages.overrides.links import RAISE_LIMIT
@@ -53,7 +60,8 @@ from controlplane.web.pages.people import attempts, memberships, users  # noqa: 
 from controlplane.web.pages.review.attached_admin import ReviewedAttachment
 from controlplane.web.pages.tokens.bulk import BulkActions, DeletedByJob
 from controlplane.web.pages.tokens.hygiene import HYGIENE, HygieneFilter
-from controlplane.web.pages.tokens.labels import LABELS_LINK, LABELS_VIEW, usage_url
+from controlplane.web.pages.tokens.labels import LABELS_LINK, LABELS_VIEW, label_query, linked_labels, usage_url
+from controlplane.web.pages.tokens.secret_search import BY_SECRET_VIEW
 from controlplane.web.scope.rows import RowScope
 
 # What the page says above all else, such as that a token is revoked.
@@ -270,7 +278,6 @@ class TokenPaginator(CappedPaginator):
 @admin.register(Token)
 class TokenAdmin(
     BulkActions,
-    LabelledRows,
     ReviewedAttachment,
     CredentialAdmin,
 ):
@@ -301,7 +308,8 @@ class TokenAdmin(
     row_actions = (RAISE_LIMIT, resetting(ResetTokenDialog), SUSPEND, RESUME, ROTATE, REVOKE)
     columns = (NEAREST,)
     panels, list_panels = (REVOCATION, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)
-    views = (COUNTERS_VIEW, LABELS_VIEW)
+    views = (COUNTERS_VIEW, LABELS_VIEW, BY_SECRET_VIEW)
+    search = TOKEN_SEARCH
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
         "A token is the credential of a client. Its secret is shown once, when it is created. Proxies know its digest.",
@@ -331,6 +339,16 @@ class TokenAdmin(
     @display(description="Project", ordering="project__slug")
     def project_link(self, token: Token) -> str:
         return link_to(token.project)
+
+    @display(description="Owner")
+    def owner(self, token: Token) -> str:
+        """Return the value of the label "owner", with a link to the tokens of the same owner."""
+        name = token.labels.get(OWNER_LABEL)
+        return links([(name, list_url(Token, f"?{label_query(OWNER_LABEL, name)}"))]) if name else "—"
+
+    @display(description="Labels")
+    def label_list(self, token: Token) -> str:
+        return linked_labels(token) or "—"
 
     @display(description="Policy", ordering="policy__slug")
     def policy_link(self, token: Token) -> str:

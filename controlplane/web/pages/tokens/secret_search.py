@@ -5,49 +5,46 @@ from typing import Any
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.urls import URLPattern, path
 
 from controlplane.objects.keys.models import ManagementKey
 from controlplane.objects.projects.models import Token
+from controlplane.web.kit.page import PartsPage, page_of
+from controlplane.web.kit.parts import View
 from controlplane.web.kit.site import change_url, list_url
 from enforcement.model.tokens import PREFIX_LENGTH, SECRET_HEADS, digest, is_well_formed
 
 
-class SecretSearch:
-    """A mixin for the pages of tokens and management keys. Their search finds a credential by its secret."""
+def answer_by_secret(page: PartsPage, request: HttpRequest) -> HttpResponse:
+    """Return a redirect to the credential with a secret, which the page sends in a body, so that no log has it."""
+    if request.method != "POST":
+        return HttpResponseNotAllowed(["POST"])
+    return owner_of(page, request, request.POST.get("secret", "").strip())
 
-    def get_urls(self) -> list[URLPattern]:
-        name = f"projects_{self.opts.model_name}_by_secret"
-        return [path("by-secret/", self.admin_site.admin_view(self.by_secret_view), name=name), *super().get_urls()]
 
-    def by_secret_view(self, request: HttpRequest) -> HttpResponse:
-        """Return a redirect to the credential with a secret, which the page sends in a body, so that no log has it."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        return self.owner_of(request, request.POST.get("secret", "").strip())
+def owner_of(page: PartsPage, request: HttpRequest, secret: str) -> HttpResponse:
+    """Return a redirect to the page of the credential if the user may see it, else to the list, with a warning."""
+    for model in (Token, ManagementKey):
+        other = page_of(model)
+        row = other.get_queryset(request).filter(digest=digest(secret)).first()
+        if row and other.has_view_permission(request, row):
+            return HttpResponseRedirect(change_url(row))
+    messages.warning(request, f"No token or key has the secret that begins with {secret[:PREFIX_LENGTH]}.")
+    return HttpResponseRedirect(list_url(page.model))
 
-    def owner_of(self, request: HttpRequest, secret: str) -> HttpResponse:
-        """Return a redirect to the page of the credential if the user may see it, else to the list, with a warning."""
-        for model in (Token, ManagementKey):
-            page = self.admin_site.get_model_admin(model)
-            row = page.get_queryset(request).filter(digest=digest(secret)).first()
-            if row and page.has_view_permission(request, row):
-                return HttpResponseRedirect(change_url(row))
-        messages.warning(request, f"No token or key has the secret that begins with {secret[:PREFIX_LENGTH]}.")
-        return HttpResponseRedirect(list_url(self.model))
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        # Without scripts, the address holds the secret. The redirect takes it out of the history and the next referer.
-        searched = request.GET.get("q", "").strip()
-        if request.method == "GET" and is_well_formed(searched) and self.has_view_permission(request):
-            return self.owner_of(request, searched)
-        return super().changelist_view(request, extra_context)
+def searched_secret(request: HttpRequest) -> str:
+    """
+    Return the secret that a list is searched for, or an empty string.
 
-    def get_search_results(self, request: HttpRequest, rows: QuerySet, term: str) -> tuple[QuerySet, bool]:
-        """
-        Return the matching rows, and whether they may contain duplicates.
+    Without scripts, the address holds the secret. A redirect takes it out of the history and the next referer.
+    """
+    searched = request.GET.get("q", "").strip()
+    return searched if request.method == "GET" and is_well_formed(searched) else ""
 
-        Of a part of a secret, only the beginning that is stored is searched for.
-        """
-        words = [word[:PREFIX_LENGTH] if word.lower().startswith(SECRET_HEADS) else word for word in term.split()]
-        return super().get_search_results(request, rows, " ".join(words))
+
+def read_secrets(rows: QuerySet[Any], words: list[str]) -> tuple[QuerySet[Any], list[str]]:
+    """Return the words of a search with the stored beginning in place of each part of a secret."""
+    return rows, [word[:PREFIX_LENGTH] if word.lower().startswith(SECRET_HEADS) else word for word in words]
+
+
+BY_SECRET_VIEW = View(path="by-secret/", name="by_secret", answer=answer_by_secret)
