@@ -24,6 +24,9 @@ from controlplane.web.kit.state import reposted, state_of
 from controlplane.web.scope.rows import KINDS
 
 DELETION = "delete_selected"
+# Takes the page, the request, the key of the row in the address if there is one, and the view.
+Step = Callable[[Any, HttpRequest, str | None, Callable[[], HttpResponse]], HttpResponse]
+Settle = Callable[[HttpRequest, Any], None]
 
 
 class EditPage(PartsPage):
@@ -37,6 +40,8 @@ class EditPage(PartsPage):
         has_secret: Whether the response to a form that adds a row is all that ever shows its secret.
         most_at_once: Rows that an action may change.
         counted_by: The column by which an action needs the number of its rows, if any.
+        steps: What a form, a deletion or an action runs within, the outermost first.
+        settle: What decides about a row that is saved but not recorded. An exception of it undoes the change.
     """
 
     kinds = frozenset(KINDS)
@@ -49,6 +54,8 @@ class EditPage(PartsPage):
     has_secret: ClassVar[bool] = False
     most_at_once: ClassVar[int] = 500
     counted_by: ClassVar[str] = ""
+    steps: ClassVar[tuple[Step, ...]] = ()
+    settle: ClassVar[tuple[Settle, ...]] = ()
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, *args: Any, **options: Any
@@ -59,10 +66,14 @@ class EditPage(PartsPage):
                 response = view()
                 return response.render() if isinstance(response, TemplateResponse) else response
         missed = SECRET_MISSED if self.has_secret and object_id is None else ""
-        return self._saved(request, "", partial(sent_once, request, view, missed))
+        save = partial(self._saved, request, "", partial(sent_once, request, view, missed))
+        return self.through_steps(request, object_id, save)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        context = extra_context or {}
+        return self.through_steps(request, object_id, partial(self.deletion, request, object_id, extra_context or {}))
+
+    def deletion(self, request: HttpRequest, object_id: str, context: dict[str, Any]) -> HttpResponse:
+        """Return the page that asks whether a row is to be deleted, or delete it."""
         if self.asked_name is not None:
             row = self.get_object(request, unquote(object_id))
             # Django deletes for any field that is posted.
@@ -76,7 +87,18 @@ class EditPage(PartsPage):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         view = partial(super().changelist_view, request, extra_context)
-        return self._saved(request, request.POST.get("change_reason", ""), view) if request.method == "POST" else view()
+        if request.method != "POST":
+            return view()
+        save = partial(self._saved, request, request.POST.get("change_reason", ""), view)
+        return self.through_steps(request, None, save)
+
+    def through_steps(
+        self, request: HttpRequest, object_id: str | None, view: Callable[[], HttpResponse]
+    ) -> HttpResponse:
+        """Return the response of *view*, which runs within the steps of the page."""
+        for step in reversed(self.steps):
+            view = partial(step, self, request, object_id, view)
+        return view()
 
     def _saved(self, request: HttpRequest, reason: str, view: Callable[[], HttpResponse]) -> HttpResponse:
         """Return the response of *view*, which runs as one change."""
@@ -167,6 +189,8 @@ class EditPage(PartsPage):
 
     def save_related(self, request: HttpRequest, form: Any, formsets: list[Any], change: bool) -> None:
         super().save_related(request, form, formsets, change)
+        for settle in self.settle:
+            settle(request, form.instance)
         self.record(state_of(request).tx, form.instance, state_of(request).before)
         state_of(request).saved = form.instance
 

@@ -24,9 +24,10 @@ from controlplane.releases.drafts.models import PolicyDraft
 from controlplane.web.kit.dialogs import Asking, Page, RowAction
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import ReasonDialog
-from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.page import PartsPage, page_of
 from controlplane.web.kit.site import change_url, done, instant, link_to
 from controlplane.web.kit.tags import tag
+from controlplane.web.pages.drafts.views import draft_form, publish_view
 from controlplane.web.scope.rows import RowScope
 
 TAGS = {"open": ("edit_note", "warn"), "published": ("check_circle", "good"), "discarded": ("delete", "")}
@@ -56,12 +57,12 @@ def _may(page: Page, request: HttpRequest, object_id: str, *, is_open: bool) -> 
 
 def _edit(page: Page, request: HttpRequest, object_id: str) -> HttpResponse:
     draft = page.get_queryset(request).get(pk=unquote(object_id))
-    return admin.site.get_model_admin(Policy).draft_form(request, draft)
+    return draft_form(page_of(Policy), request, draft)
 
 
 def _publish(page: Page, request: HttpRequest, object_id: str) -> HttpResponse:
     draft = page.get_queryset(request).get(pk=unquote(object_id))
-    return admin.site.get_model_admin(Policy).publish_view(request, draft)
+    return publish_view(page_of(Policy), request, draft)
 
 
 def _discard(page: Page, request: HttpRequest, form: ReasonDialog, object_id: str) -> HttpResponse:

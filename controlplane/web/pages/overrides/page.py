@@ -26,6 +26,7 @@ from controlplane.objects.people.scope import is_operator, may, projects_of
 from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.models import Project, Token
 from controlplane.operations.jobs import many_overrides, run
+from controlplane.releases.review.overriding import deletion_review, override_review
 from controlplane.traffic.usage import units
 from controlplane.web.kit.amounts import counts_nothing
 from controlplane.web.kit.edit_page import EditPage
@@ -37,7 +38,8 @@ from controlplane.web.kit.state import state_of
 from controlplane.web.pages.overrides.forms import ENDLESS, OverrideForm, RaiseForm
 from controlplane.web.pages.overrides.links import raise_name, raise_url
 from controlplane.web.pages.overrides.raising import Offers, offers
-from controlplane.web.pages.review.override_admin import ReviewedOverrides
+from controlplane.web.pages.review.override_admin import settle_deletion, settle_raise, settle_selected, with_holder
+from controlplane.web.pages.review.views import reviewed, settle
 from controlplane.web.scope.rows import RowScope, Visitor
 from enforcement.model.metered import MONEY
 
@@ -80,10 +82,11 @@ OF_PROJECTS = RowScope[Override](paths=("project_id", "token__project_id"))
 
 
 @admin.register(Override)
-class OverrideAdmin(ManagedPage, ReviewedOverrides, EditPage):
+class OverrideAdmin(ManagedPage, EditPage):
     form = OverrideForm
     scope = replace(OF_PROJECTS, members=_of_own_limits, limits=_in_force)
     manager = "with_ended"
+    steps = (reviewed,)
     list_display = ["limit", "holder", "only_for", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
     ends_column = "ends_at"
@@ -141,12 +144,12 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, EditPage):
     def delete_selected(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse | None:
         """Delete some hundred at once, or start a job, of which the page that asks says so."""
         is_job = rows.count() > many_overrides.MOST_IN_A_REQUEST
-        self.settle_selected(request, rows, is_job=is_job)
+        settle_selected(request, rows, is_job=is_job)
         if is_job and request.POST.get("post"):
             return self._start_deletion(request, rows)
         response = delete_selected(self, request, rows)
         if isinstance(response, TemplateResponse):
-            response.context_data["is_job"] = is_job
+            response.context_data = {**(response.context_data or {}), "is_job": is_job}
         return response
 
     def _start_deletion(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse:
@@ -226,6 +229,23 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, EditPage):
     def created(self, override: Override) -> str:
         return instant(override.created_at)
 
+    def save_model(self, request: HttpRequest, obj: Override, form: RecordedForm, change: bool) -> None:
+        former = with_holder(obj.pk) if change else None
+        super().save_model(request, obj, form, change)
+        settle(request, override_review(former, obj, timezone.now()), obj.reason, own_reason=obj.reason)
+
+    def deletion(self, request: HttpRequest, object_id: str, context: dict[str, Any]) -> HttpResponse:
+        """Return the review of the deletion, in place of the page that asks, or delete the override."""
+        if request.method != "POST":
+            override = self.get_object(request, self.key_of(object_id))
+            if override is not None and self.has_delete_permission(request, override):
+                settle_deletion(request, deletion_review([override], timezone.now()), change_url(override))
+        return super().deletion(request, object_id, context)
+
+    def delete_model(self, request: HttpRequest, obj: Override) -> None:
+        settle_deletion(request, deletion_review([obj], timezone.now()), change_url(obj))
+        super().delete_model(request, obj)
+
     def save_row(self, tx: OpenChange, obj: Override, form: RecordedForm) -> None:
         save_override(tx, obj)
 
@@ -234,7 +254,7 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, EditPage):
 
     def raise_view(self, request: HttpRequest, pk: str, kind: str) -> HttpResponse:
         """Return the page that raises a limit of a token or project, or raise it, or the review of what that lowers."""
-        return self.reviewed(request, partial(self._raise_view, request, pk, kind))
+        return reviewed(self, request, pk, partial(self._raise_view, request, pk, kind))
 
     def _raise_view(self, request: HttpRequest, pk: str, kind: str) -> HttpResponse:
         holder, now = self._holder(request, kind, pk), timezone.now()
@@ -293,7 +313,7 @@ class OverrideAdmin(ManagedPage, ReviewedOverrides, EditPage):
         try:
             with self.changing(request, override.reason) as tx:
                 save_override(tx, override)
-                self.settle_raise(request, former, override)
+                settle_raise(request, former, override)
                 quota = permits(override.quota, override.limit.unit)
                 self.message_user(request, f"{override.limit} is raised to {quota}.", messages.SUCCESS)
         except ValidationError as exc:

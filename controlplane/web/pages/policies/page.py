@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import display
@@ -25,14 +25,23 @@ from controlplane.web.kit.parts import BELOW, Panel
 from controlplane.web.kit.site import StackedInline, badge, change_url, instant, link_to, links
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
-from controlplane.web.pages.drafts.views import OPEN_DRAFTS, SAVE_DRAFT, DraftedPolicies
+from controlplane.web.pages.drafts.views import (
+    OPEN_DRAFTS,
+    SAVE_DRAFT,
+    drafted,
+    open_draft,
+    settle_draft,
+    shown_as_draft,
+    stays,
+)
 from controlplane.web.pages.near import USAGE_DAY
 from controlplane.web.pages.policies.columns import HOLDERS, LAST_HOUR, LIMITS, LIMITS_BY_NAME, OVERRIDDEN, PUBLISHED
 from controlplane.web.pages.policies.filters import ManagedFilter, ModeFilter, TrafficFilter
 from controlplane.web.pages.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.web.pages.policies.limit_form import LimitForm, LimitFormSet, fieldsets
 from controlplane.web.pages.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
-from controlplane.web.pages.review.page import ENFORCE_VIEW, VERDICTS, ReviewedPolicies
+from controlplane.web.pages.review.page import ENFORCE_VIEW, VERDICTS, reach_view, settle_policy
+from controlplane.web.pages.review.views import reviewed
 from controlplane.web.scope.rows import RowScope
 from enforcement.model.sizes import MAX_LIMITS_PER_POLICY
 from enforcement.store_calls.instances import GLOBAL, UNSUPPORTED_REASONS, reasons_against
@@ -96,19 +105,19 @@ APPLY_EVERYWHERE = RowAction(
     title="Apply to every request",
     icon="public",
     may=_may_apply,
-    answer=partial(ReviewedPolicies.reach_view, everywhere=True),
+    answer=partial(reach_view, everywhere=True),
 )
 APPLY_WHERE_ATTACHED = RowAction(
     name="apply_where_attached",
     title="Stop applying everywhere",
     icon="public_off",
     may=_may_apply,
-    answer=partial(ReviewedPolicies.reach_view, everywhere=False),
+    answer=partial(reach_view, everywhere=False),
 )
 
 
 @admin.register(Policy)
-class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
+class PolicyAdmin(ManagedPage, EditPage):
     list_display = [
         *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
         *("managed", "published"),
@@ -128,6 +137,7 @@ class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
     columns = (LIMITS, LIMITS_BY_NAME, LAST_HOUR, HOLDERS, OVERRIDDEN, PUBLISHED)
     form = PolicyForm
     asked_name = str
+    steps, settle = (drafted, reviewed), (settle_draft, settle_policy)
     inlines = [LimitInline]
     panels = (VERDICTS, SAVE_DRAFT, TRY_REQUEST, replace(USAGE_DAY, place=BELOW))
     list_panels, views = (OPEN_DRAFTS,), (ENFORCE_VIEW,)
@@ -173,6 +183,13 @@ class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
             return "by hand"
         return tag("from files", "description", title=policy.managed_by)
 
+    def deletion(self, request: HttpRequest, object_id: str, context: dict[str, Any]) -> HttpResponse:
+        return super().deletion(request, object_id, {"stays": stays(self.key_of(object_id)), **context})
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
+        context |= shown_as_draft(request)
+        return super().render_change_form(request, context, **options)
+
     def get_inlines(self, request: HttpRequest, obj: Policy | None) -> list[type[LimitInline]]:
         """Return the forms of limits for those who may change them. Others read what the limits do."""
         return self.inlines if obj is None or self.has_change_permission(request, obj) else []
@@ -213,10 +230,11 @@ class PolicyAdmin(ManagedPage, DraftedPolicies, ReviewedPolicies, EditPage):
         for position, limit in enumerate(limits):
             limit.position = position
             limit.save()
-        self.settle_review(request, form.instance)
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """Return the actions of the page without the one that would change nothing."""
+        """Return the actions of the page without the one that would change nothing, and none for a draft."""
+        if open_draft(request).draft is not None:
+            return []
         is_global = Policy.objects.filter(pk=self.key_of(object_id), is_global=True).exists()
         useless = "apply_everywhere" if is_global else "apply_where_attached"
         actions = super().get_actions_detail(request, object_id)

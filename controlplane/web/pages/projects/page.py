@@ -57,7 +57,8 @@ from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, Suspend
 from controlplane.web.pages.near import NEAREST, USAGE_DAY, NearFilter
 from controlplane.web.pages.overrides.links import RAISE_LIMIT
 from controlplane.web.pages.people import attempts, memberships, users  # noqa: F401  (they register more pages)
-from controlplane.web.pages.review.attached_admin import ReviewedAttachment
+from controlplane.web.pages.review.attached_admin import settle_attachment
+from controlplane.web.pages.review.views import reviewed
 from controlplane.web.pages.tokens.bulk import BulkActions, DeletedByJob
 from controlplane.web.pages.tokens.hygiene import HYGIENE, HygieneFilter
 from controlplane.web.pages.tokens.labels import LABELS_LINK, LABELS_VIEW, label_query, linked_labels, usage_url
@@ -87,7 +88,6 @@ LIVE_TOKENS = Column(name="token_count", title="Live tokens", read=live_tokens, 
 class ProjectAdmin(
     DeletedByJob,
     ManagedPage,
-    ReviewedAttachment,
     EditPage,
 ):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
@@ -95,6 +95,7 @@ class ProjectAdmin(
     list_filter = ["active", SuspendedFilter, NearFilter]
     search_fields = ["slug", "name"]
     asked_name = str
+    steps, settle = (reviewed,), (settle_attachment,)
     autocomplete_fields = ["policy", "anonymous_policy", "token_policy"]
     readonly_fields = ["related"]
     row_actions = (RAISE_LIMIT, resetting(ResetProjectDialog), SUSPEND, RESUME)
@@ -278,7 +279,6 @@ class TokenPaginator(CappedPaginator):
 @admin.register(Token)
 class TokenAdmin(
     BulkActions,
-    ReviewedAttachment,
     CredentialAdmin,
 ):
     form = TokenForm
@@ -310,6 +310,7 @@ class TokenAdmin(
     panels, list_panels = (REVOCATION, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)
     views = (COUNTERS_VIEW, LABELS_VIEW, BY_SECRET_VIEW)
     search = TOKEN_SEARCH
+    steps, settle = (reviewed,), (settle_attachment,)
     issued = ("project", "name", "policy", "labels", "expires_at")
     empty = (
         "A token is the credential of a client. Its secret is shown once, when it is created. Proxies know its digest.",

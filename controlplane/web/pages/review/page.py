@@ -22,6 +22,7 @@ from controlplane.releases.review.charts import by_hour
 from controlplane.releases.review.reviews import SHADOW, Review, review_of, review_of_reach, start_in_shadow
 from controlplane.releases.review.verdicts import ShadowVerdict, enforced, verdicts_of
 from controlplane.traffic.callers.kinds import TOKEN
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.forms import version_of
 from controlplane.web.kit.parts import Panel, View
 from controlplane.web.kit.site import change_url
@@ -30,115 +31,116 @@ from controlplane.web.pages.review.views import (
     NO_REASON,
     NO_START,
     START,
-    ReviewedForm,
     ask_again,
     missing,
     names_of,
+    page_of_review,
     settle,
     visible,
 )
 
 
-class ReviewedPolicies(ReviewedForm):
-    """A mixin for the page of policies, which saves a change of limits that somebody feels only after its review."""
+def enforce_view(page: EditPage, request: HttpRequest, object_id: str) -> HttpResponse:
+    """Show the review of enforcing a shadow limit, with what it saw, and enforce it once that is confirmed."""
+    policy = page.get_object(request, page.key_of(object_id))
+    if policy is None:
+        raise Http404
+    if not page.has_change_permission(request, policy):
+        raise PermissionDenied
+    ask_again(request)
+    limit = request.GET.get("limit", "")
+    values = enforced(policy, limit)
+    if values is None:
+        raise Http404
+    error = ""
+    if request.method == "POST" and START in request.POST:
+        reason = request.POST.get("change_reason", "")
+        error = NO_REASON if not reason.strip() else ""
+        if not error:
+            return _enforce(page, request, policy, limit, reason)
+    found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
+    verdict = next((verdict_context(one) for one in found if one.limit.name == limit), None)
+    one = ObjectChange.of(policy, policy.as_record())
+    one = replace(one, after={**(one.before or {}), "limits": [value.to_json() for value in values]})
+    review = review_of(policy, one, visible(request))
+    return page_of_review(page, request, review, error, offer_shadow=False, verdict=verdict)
 
-    def enforce_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Show the review of enforcing a shadow limit, with what it saw, and enforce it once that is confirmed."""
-        policy = self.get_object(request, self.key_of(object_id))
-        if policy is None:
-            raise Http404
-        if not self.has_change_permission(request, policy):
-            raise PermissionDenied
-        ask_again(request)
-        limit = request.GET.get("limit", "")
-        values = enforced(policy, limit)
-        if values is None:
-            raise Http404
-        error = ""
-        if request.method == "POST" and START in request.POST:
-            reason = request.POST.get("change_reason", "")
-            error = NO_REASON if not reason.strip() else ""
-            if not error:
-                return self._enforce(request, policy, limit, reason)
-        found = optional(USAGE, lambda *_: [])(verdicts_of)(policy, timezone.now(), visible(request))
-        verdict = next((verdict_context(one) for one in found if one.limit.name == limit), None)
-        one = ObjectChange.of(policy, policy.as_record())
-        one = replace(one, after={**(one.before or {}), "limits": [value.to_json() for value in values]})
-        review = review_of(policy, one, visible(request))
-        return self._page_of(request, review, error, offer_shadow=False, verdict=verdict)
 
-    def _enforce(self, request: HttpRequest, policy: Policy, limit: str, reason: str) -> HttpResponse:
-        with self.changing(request, reason) as tx:
-            present = Policy.objects.select_for_update().get(pk=policy.pk)
-            values = enforced(present, limit)
-            if values is None or version_of(present) != request.POST.get("seen_version"):
-                messages.error(request, f"{policy} was changed after you opened the review. Nothing was changed.")
-                return HttpResponseRedirect(change_url(policy))
-            before = present.as_record()
-            replace_limits(tx, present, values)
-            tx.updated(present, before)
-            self.message_user(request, f"{limit} of {policy} is enforced.", messages.SUCCESS)
+def _enforce(page: EditPage, request: HttpRequest, policy: Policy, limit: str, reason: str) -> HttpResponse:
+    with page.changing(request, reason) as tx:
+        present = Policy.objects.select_for_update().get(pk=policy.pk)
+        values = enforced(present, limit)
+        if values is None or version_of(present) != request.POST.get("seen_version"):
+            messages.error(request, f"{policy} was changed after you opened the review. Nothing was changed.")
+            return HttpResponseRedirect(change_url(policy))
+        before = present.as_record()
+        replace_limits(tx, present, values)
+        tx.updated(present, before)
+        page.message_user(request, f"{limit} of {policy} is enforced.", messages.SUCCESS)
+    return HttpResponseRedirect(change_url(policy))
+
+
+def reach_view(page: EditPage, request: HttpRequest, object_id: str, *, everywhere: bool) -> HttpResponse:
+    """Show the review of the choice of the global policy, and choose it once that is confirmed."""
+    policy = page.get_object(request, page.key_of(object_id))
+    if policy is None:
+        raise Http404
+    if everywhere and policy.project_id:
+        text = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
+        messages.error(request, text)
         return HttpResponseRedirect(change_url(policy))
+    if policy.is_global == everywhere:
+        messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
+        return HttpResponseRedirect(change_url(policy))
+    ask_again(request)
+    former = former_of(policy) if everywhere else None
+    seen = _seen(policy, former)
+    policy.is_global = everywhere
+    review = review_of_reach(policy, former, visible(request))
+    # Otherwise the shadow would take the place of what is enforced now.
+    offer_shadow = everywhere and former is None and review.can_start_in_shadow and not any(policy.uses)
+    start, error = request.POST.get(START, ""), ""
+    if start:
+        reason = request.POST.get("change_reason", "")
+        error = NO_START if start == SHADOW and not offer_shadow else missing(review, start, reason)
+        if not error:
+            return _set_reach(page, request, policy, review, reason)
+    more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
+    return page_of_review(page, request, review, error, offer_shadow=offer_shadow, others=False, **more)
 
-    def reach_view(self, request: HttpRequest, object_id: str, *, everywhere: bool) -> HttpResponse:
-        """Show the review of the choice of the global policy, and choose it once that is confirmed."""
-        policy = self.get_object(request, self.key_of(object_id))
-        if policy is None:
-            raise Http404
-        if everywhere and policy.project_id:
-            text = f"{policy} belongs to the project {policy.project} and cannot apply to other projects."
+
+def _set_reach(page: EditPage, request: HttpRequest, policy: Policy, review: Review, reason: str) -> HttpResponse:
+    with page.changing(request, reason) as tx:
+        lock_global_policy()
+        present = Policy.objects.select_for_update().get(pk=policy.pk)
+        if _seen(present, former_of(policy) if policy.is_global else None) != request.POST.get("seen_version"):
+            text = "It, or the present global policy, was changed after you opened the review. Nothing was changed."
             messages.error(request, text)
             return HttpResponseRedirect(change_url(policy))
-        if policy.is_global == everywhere:
-            messages.info(request, f"Nothing was changed. {policy} applies {_where(policy)} already.")
-            return HttpResponseRedirect(change_url(policy))
-        ask_again(request)
-        former = former_of(policy) if everywhere else None
-        seen = _seen(policy, former)
-        policy.is_global = everywhere
-        review = review_of_reach(policy, former, visible(request))
-        # Otherwise the shadow would take the place of what is enforced now.
-        offer_shadow = everywhere and former is None and review.can_start_in_shadow and not any(policy.uses)
-        start, error = request.POST.get(START, ""), ""
-        if start:
-            reason = request.POST.get("change_reason", "")
-            error = NO_START if start == SHADOW and not offer_shadow else missing(review, start, reason)
-            if not error:
-                return self._set_reach(request, policy, review, reason)
-        more: dict[str, Any] = {"seen_version": "" if "seen_version" in request.POST else seen, "no_form": True}
-        return self._page_of(request, review, error, offer_shadow=offer_shadow, others=False, **more)
+        if request.POST[START] == SHADOW:
+            before = present.as_record()
+            start_in_shadow(tx, present, review.changes)
+            tx.updated(Policy.objects.get(pk=policy.pk), before)
+        set_global_policy(tx, present if policy.is_global else None)
+        page.message_user(request, f"{policy} applies {_where(policy)}.", messages.SUCCESS)
+    return HttpResponseRedirect(change_url(policy))
 
-    def _set_reach(self, request: HttpRequest, policy: Policy, review: Review, reason: str) -> HttpResponse:
-        with self.changing(request, reason) as tx:
-            lock_global_policy()
-            present = Policy.objects.select_for_update().get(pk=policy.pk)
-            if _seen(present, former_of(policy) if policy.is_global else None) != request.POST.get("seen_version"):
-                text = "It, or the present global policy, was changed after you opened the review. Nothing was changed."
-                messages.error(request, text)
-                return HttpResponseRedirect(change_url(policy))
-            if request.POST[START] == SHADOW:
-                before = present.as_record()
-                start_in_shadow(tx, present, review.changes)
-                tx.updated(Policy.objects.get(pk=policy.pk), before)
-            set_global_policy(tx, present if policy.is_global else None)
-            self.message_user(request, f"{policy} applies {_where(policy)}.", messages.SUCCESS)
-        return HttpResponseRedirect(change_url(policy))
 
-    def settle_review(self, request: HttpRequest, policy: Policy) -> None:
-        """
-        Do nothing if the change, which is saved but not committed, needs no review, or start it as the review says.
+def settle_policy(request: HttpRequest, policy: Policy) -> None:
+    """
+    Do nothing if the change, which is saved but not committed, needs no review, or start it as the review says.
 
-        Raises:
-            ReviewNeeded: Nobody has confirmed the change yet. It is undone.
-        """
-        state = state_of(request)
-        if state.before is None:
-            return
-        saved = Policy.objects.get(pk=policy.pk)
-        review = review_of(saved, ObjectChange.of(saved, state.before), visible(request))
-        settle(request, review, state.tx.reason)
-        if review.is_needed and request.POST.get(START) == SHADOW:
-            start_in_shadow(state.tx, saved, review.changes)
+    Raises:
+        ReviewNeeded: Nobody has confirmed the change yet. It is undone.
+    """
+    state = state_of(request)
+    if state.before is None:
+        return
+    saved = Policy.objects.get(pk=policy.pk)
+    review = review_of(saved, ObjectChange.of(saved, state.before), visible(request))
+    settle(request, review, state.tx.reason)
+    if review.is_needed and request.POST.get(START) == SHADOW:
+        start_in_shadow(state.tx, saved, review.changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def verdicts(request: HttpRequest, policy: Policy) -> Verdicts | None:
 
 
 VERDICTS = Panel(name="verdicts", template="admin/sluicegate/preview/verdicts.html", answer=verdicts)
-ENFORCE_VIEW = View(path="<path:object_id>/enforce/", name="enforce", answer=ReviewedPolicies.enforce_view)
+ENFORCE_VIEW = View(path="<path:object_id>/enforce/", name="enforce", answer=enforce_view)
 
 
 def _where(policy: Policy) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -31,6 +30,7 @@ from controlplane.traffic.callers.kinds import ANONYMOUS, DAY, PROJECT, TOKEN, W
 from controlplane.traffic.fleet.heartbeats import fleet_now
 from controlplane.web.kit.amounts import is_money
 from controlplane.web.kit.forms import BACK, version_of
+from controlplane.web.kit.page import PartsPage
 from controlplane.web.kit.site import actor_of, change_url, link_to
 from controlplane.web.kit.state import reposted, state_of
 from enforcement.model.money import figure
@@ -92,70 +92,67 @@ def visible(request: HttpRequest) -> set[str] | None:
     return set(projects_of(request.user).values_list("pk", flat=True))
 
 
-class ReviewedForm:
-    """A mixin for a page whose form is saved only after a review, if somebody feels the change."""
+def reviewed(
+    page: PartsPage, request: HttpRequest, object_id: str | None, view: Callable[[], HttpResponse]
+) -> HttpResponse:
+    """Return the response of *view*, or the review that it needs."""
+    if request.method == "POST":
+        ask_again(request)
+    try:
+        return view()
+    except ReviewNeeded as needed:
+        state_of(request).undone()
+        return review_page(page, request, needed)
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
-        return self.reviewed(request, partial(super().changeform_view, request, *args, **options))
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return self.reviewed(request, partial(super().changelist_view, request, extra_context))
+def review_page(page: PartsPage, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
+    """Return the page that shows what a change will do, and asks how to start it."""
+    return page_of_review(page, request, needed.review, needed.error, **{**needed.more, **more})
 
-    def reviewed(self, request: HttpRequest, view: Callable[[], HttpResponse]) -> HttpResponse:
-        """Return the response of *view*, or the review that it needs."""
-        if request.method == "POST":
-            ask_again(request)
-        try:
-            return view()
-        except ReviewNeeded as needed:
-            state_of(request).undone()
-            return self.review_page(request, needed)
 
-    def review_page(self, request: HttpRequest, needed: ReviewNeeded, **more: Any) -> HttpResponse:
-        """Return the page that shows what a change will do, and asks how to start it."""
-        return self._page_of(request, needed.review, needed.error, **{**needed.more, **more})
+def page_of_review(
+    page: PartsPage,
+    request: HttpRequest,
+    review: Review,
+    error: str,
+    *,
+    offer_shadow: bool = True,
+    others: bool = True,
+    **more: Any,
+) -> HttpResponse:
+    if FILE in request.POST:
+        return _affected_file(request, review)
+    span, now, seen = _span(request), timezone.now(), visible(request)
+    if review.is_light:
+        review = with_denied(review, now, seen)
+    else:
+        review = with_preview(review, now, SPANS[span][0], seen, others=others)
+    if REPLAY in request.POST and review.preview is not None:
+        return _replay_job(request, review)
+    context = _context(request, review, error, span, offer_shadow=offer_shadow)
+    return page.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
 
-    def _page_of(
-        self,
-        request: HttpRequest,
-        review: Review,
-        error: str,
-        *,
-        offer_shadow: bool = True,
-        others: bool = True,
-        **more: Any,
-    ) -> HttpResponse:
-        if FILE in request.POST:
-            return self.affected_file(request, review)
-        span, now, seen = _span(request), timezone.now(), visible(request)
-        if review.is_light:
-            review = with_denied(review, now, seen)
-        else:
-            review = with_preview(review, now, SPANS[span][0], seen, others=others)
-        if REPLAY in request.POST and review.preview is not None:
-            return self.replay_job(request, review)
-        context = _context(request, review, error, span, offer_shadow=offer_shadow)
-        return self.page(request, "preview/review.html", title=f"Review: {review.subject}", **{**context, **more})
 
-    def replay_job(self, request: HttpRequest, review: Review) -> HttpResponse:
-        """Start the job that replays what the preview only summarises, and return a redirect to its page."""
-        by = actor_of(request)
-        author = {"user": request.user, "created_by": by.name, "channel": by.channel, "request_id": by.request_id}
-        job = start_replay(review, in_question(review), visible(request), **author)
-        return HttpResponseRedirect(change_url(job))
+def _replay_job(request: HttpRequest, review: Review) -> HttpResponse:
+    """Start the job that replays what the preview only summarises, and return a redirect to its page."""
+    by = actor_of(request)
+    author = {"user": request.user, "created_by": by.name, "channel": by.channel, "request_id": by.request_id}
+    job = start_replay(review, in_question(review), visible(request), **author)
+    return HttpResponseRedirect(change_url(job))
 
-    def affected_file(self, request: HttpRequest, review: Review) -> HttpResponse:
-        """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
-        from controlplane.releases.preview.previews import Recorded  # numpy, which only a preview needs
 
-        read_by(request).add(PREVIEW)
-        length = SPANS[_span(request)][0]
-        recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.supposed)
-        lines, may_go_on = (
-            csv_lines(recorded, in_question(review)),
-            keeps_access(request.user, "policies.view_policy"),
-        )
-        return streamed(lines, f"{review.policy.slug}-affected.csv", may_go_on)
+def _affected_file(request: HttpRequest, review: Review) -> HttpResponse:
+    """Return a CSV file of all callers that the change would have limited, of the projects that the user sees."""
+    from controlplane.releases.preview.previews import Recorded  # numpy, which only a preview needs
+
+    read_by(request).add(PREVIEW)
+    length = SPANS[_span(request)][0]
+    recorded = Recorded(review.policy, timezone.now(), length, visible(request), review.supposed)
+    lines, may_go_on = (
+        csv_lines(recorded, in_question(review)),
+        keeps_access(request.user, "policies.view_policy"),
+    )
+    return streamed(lines, f"{review.policy.slug}-affected.csv", may_go_on)
 
 
 def _span(request: HttpRequest) -> str:
