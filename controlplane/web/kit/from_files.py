@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from unfold.decorators import display
 
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.site import badge
 
 EDIT, ANYWAY = "edit", "anyway"
@@ -18,9 +19,9 @@ def with_mark(shown: str, row: Any) -> str:
     return format_html("{} {}", shown, badge("from files")) if row.managed_by else shown
 
 
-class ManagedPage:
+class ManagedPage(EditPage):
     """
-    A mixin for a page of projects or policies. It comes before EditPage.
+    The base class of the pages of projects, policies and overrides, which files may manage.
 
     The form of a row that is managed from files is read-only, unless its address says ``?edit=anyway``. The form then
     requires a reason.
@@ -31,7 +32,7 @@ class ManagedPage:
 
     def _is_kept(self, request: HttpRequest, obj: Any) -> bool:
         """Return whether a row must not be changed, because this is its form and nobody chose to edit it anyway."""
-        if not isinstance(obj, Model) or not obj.managed_by or request.GET.get(EDIT) == ANYWAY:
+        if not isinstance(obj, Model) or not getattr(obj, "managed_by", "") or request.GET.get(EDIT) == ANYWAY:
             return False
         form = f"{self.opts.app_label}_{self.opts.model_name}_change"
         return request.resolver_match is not None and request.resolver_match.url_name == form

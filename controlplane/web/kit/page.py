@@ -29,7 +29,7 @@ from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import OutboxEntry
 from controlplane.web.kit.dialogs import RowAction
-from controlplane.web.kit.parts import Column, ListPanel, Panel, View, WithColumns, addresses, shown
+from controlplane.web.kit.parts import BulkAction, Column, ListPanel, Panel, View, WithColumns, addresses, shown
 from controlplane.web.kit.site import FIELDS, actor_of
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
@@ -50,7 +50,7 @@ class PartsPage(ModelAdmin):
         empty: Shown in place of an empty list: an explanation, and the text of the button that adds the first row.
         columns: Those of the names in list_display and readonly_fields that are no methods.
         search: How the list is searched by its indexes, in place of search_fields.
-        row_actions: What can be done on the page of a row.
+        row_actions: What can be done on the page of a row, and bulk_actions to the rows of the list.
         panels: Parts of the page of a row, and list_panels of the list.
         views: More addresses.
         is_published: Whether enforcers know the rows, so that a message says which revision has a change.
@@ -64,6 +64,7 @@ class PartsPage(ModelAdmin):
     columns: ClassVar[tuple[Column, ...]] = ()
     search: ClassVar[IndexedSearch | None] = None
     row_actions: ClassVar[tuple[RowAction, ...]] = ()
+    bulk_actions: ClassVar[tuple[BulkAction, ...]] = ()
     panels: ClassVar[tuple[Panel, ...]] = ()
     list_panels: ClassVar[tuple[ListPanel, ...]] = ()
     views: ClassVar[tuple[View, ...]] = ()
@@ -91,6 +92,8 @@ class PartsPage(ModelAdmin):
             self.search_fields = [*self.search.columns]
         for action in self.row_actions:
             action.join(self)
+        if self.bulk_actions:
+            self.actions = [action.as_function() for action in self.bulk_actions]
         self.actions_detail = [action.name for action in self.row_actions]
 
     def get_urls(self) -> list[URLPattern]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from django.contrib.admin import ModelAdmin
-from django.db.models import Model
+from django.contrib.admin import ModelAdmin, action
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from unfold.decorators import display
@@ -84,6 +85,31 @@ class WithColumns:
 
     def __getattr__(self, name: str) -> object:
         return self._cells[name] if name in self._cells else getattr(self._page, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkAction:
+    """
+    An action on the rows of a list that are ticked, or on all of them.
+
+    Attributes:
+        kind: The kind of access to the rows that it needs.
+        answer: Takes the page, the request and the query of the rows, and returns a page, or None for the list again.
+    """
+
+    name: str
+    title: str
+    answer: Callable[[Any, HttpRequest, QuerySet[Any]], HttpResponse | None]
+    kind: str = "change"
+
+    def as_function(self) -> Callable[[ModelAdmin, HttpRequest, QuerySet[Any]], HttpResponse | None]:
+        """Return the action as Django takes it."""
+
+        def act(page: ModelAdmin, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse | None:
+            return self.answer(page, request, rows)
+
+        act.__name__ = self.name
+        return action(description=self.title, permissions=[self.kind])(act)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, RowFilter
 from controlplane.web.kit.forms import RecordedForm
 from controlplane.web.kit.from_files import ManagedPage, with_mark
+from controlplane.web.kit.parts import BulkAction
 from controlplane.web.kit.site import actor_of, badge, change_url, instant, link_to
 from controlplane.web.kit.state import state_of
 from controlplane.web.pages.overrides.forms import ENDLESS, OverrideForm, RaiseForm
@@ -81,8 +82,42 @@ def _in_force(rows: QuerySet[Override], user: Visitor, kind: str) -> QuerySet[Ov
 OF_PROJECTS = RowScope[Override](paths=("project_id", "token__project_id"))
 
 
+def delete_many(page: EditPage, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse | None:
+    """Delete some hundred at once, or start a job, of which the page that asks says so."""
+    is_job = rows.count() > many_overrides.MOST_IN_A_REQUEST
+    settle_selected(request, rows, is_job=is_job)
+    if is_job and request.POST.get("post"):
+        return _start_deletion(request, rows)
+    response = delete_selected(page, request, rows)
+    if isinstance(response, TemplateResponse):
+        response.context_data = {**(response.context_data or {}), "is_job": is_job}
+    return response
+
+
+def _start_deletion(request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse:
+    concerned = Q(overrides__in=rows.order_by()) | Q(tokens__overrides__in=rows.order_by())
+    actor, count = actor_of(request), rows.count()
+    job = run.start(
+        many_overrides.JOB,
+        f"Delete {count:,} overrides",
+        ids=rows.order_by("pk").values_list("pk", flat=True),
+        projects=Project.objects.filter(concerned).distinct(),
+        user=request.user,
+        created_by=actor.name,
+        channel=actor.channel,
+        request_id=actor.request_id,
+        reason=state_of(request).tx.reason,
+    )
+    return HttpResponseRedirect(change_url(job))
+
+
+DELETE_SELECTED = BulkAction(
+    name="delete_selected", title="Delete the selected overrides", kind="delete", answer=delete_many
+)
+
+
 @admin.register(Override)
-class OverrideAdmin(ManagedPage, EditPage):
+class OverrideAdmin(ManagedPage):
     form = OverrideForm
     scope = replace(OF_PROJECTS, members=_of_own_limits, limits=_in_force)
     manager = "with_ended"
@@ -90,7 +125,7 @@ class OverrideAdmin(ManagedPage, EditPage):
     list_display = ["limit", "holder", "only_for", "replaced", "ends", "reason", "created_by", "created"]
     list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
     ends_column = "ends_at"
-    actions = ["delete_selected"]
+    bulk_actions = (DELETE_SELECTED,)
     most_at_once = many_overrides.MOST_IN_A_JOB
     list_select_related = ["limit__policy", "token", "project"]
     search_fields = [
@@ -139,34 +174,6 @@ class OverrideAdmin(ManagedPage, EditPage):
         """Return the overrides that the user may see, with those that have ended."""
         shown = Concat("limit__policy__slug", Value("/"), "limit__name")
         return super().get_queryset(request).annotate(shown_limit=shown)
-
-    @admin.action(description="Delete the selected overrides", permissions=["delete"])
-    def delete_selected(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse | None:
-        """Delete some hundred at once, or start a job, of which the page that asks says so."""
-        is_job = rows.count() > many_overrides.MOST_IN_A_REQUEST
-        settle_selected(request, rows, is_job=is_job)
-        if is_job and request.POST.get("post"):
-            return self._start_deletion(request, rows)
-        response = delete_selected(self, request, rows)
-        if isinstance(response, TemplateResponse):
-            response.context_data = {**(response.context_data or {}), "is_job": is_job}
-        return response
-
-    def _start_deletion(self, request: HttpRequest, rows: QuerySet[Override]) -> HttpResponse:
-        concerned = Q(overrides__in=rows.order_by()) | Q(tokens__overrides__in=rows.order_by())
-        actor, count = actor_of(request), rows.count()
-        job = run.start(
-            many_overrides.JOB,
-            f"Delete {count:,} overrides",
-            ids=rows.order_by("pk").values_list("pk", flat=True),
-            projects=Project.objects.filter(concerned).distinct(),
-            user=request.user,
-            created_by=actor.name,
-            channel=actor.channel,
-            request_id=actor.request_id,
-            reason=state_of(request).tx.reason,
-        )
-        return HttpResponseRedirect(change_url(job))
 
     def choices(self, model: type[Model], user: Any, rows: QuerySet | None = None) -> QuerySet:
         """Return the limits of the projects' own policies, and the tokens and projects that the user may change."""

@@ -18,7 +18,6 @@ from controlplane.objects.policies.models import Limit, Policy
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.models import Instance
 from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change
-from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.from_files import ManagedPage
 from controlplane.web.kit.parts import BELOW, Panel
@@ -117,7 +116,7 @@ APPLY_WHERE_ATTACHED = RowAction(
 
 
 @admin.register(Policy)
-class PolicyAdmin(ManagedPage, EditPage):
+class PolicyAdmin(ManagedPage):
     list_display = [
         *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
         *("managed", "published"),

@@ -24,19 +24,31 @@ from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.actions import issue_token, revoke_token, rotate_token
 from controlplane.objects.projects.models import Project, Token
+from controlplane.operations.jobs import many_tokens
 from controlplane.releases.publishing.models import RepairedKey
 from controlplane.releases.revisions.links import revision_of
 from controlplane.releases.revisions.listing import seconds
+from controlplane.web.kit.deletion import chosen
 from controlplane.web.kit.dialogs import Asking, Page, RowAction
-from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, LabelFilter, RowFilter
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.from_files import ManagedPage, with_mark
 from controlplane.web.kit.links import statement_url
 from controlplane.web.kit.parts import Column, Panel
 from controlplane.web.kit.secret import secret_page
-from controlplane.web.kit.site import badge, confirmed, in_dialog, instant, link_to, links, list_url, list_url_of_audit
+from controlplane.web.kit.site import (
+    badge,
+    change_url,
+    confirmed,
+    in_dialog,
+    instant,
+    link_to,
+    links,
+    list_url,
+    list_url_of_audit,
+)
 from controlplane.web.kit.snippets import token_snippets
+from controlplane.web.kit.state import state_of
 from controlplane.web.kit.tags import tag
 from controlplane.web.pages.counters import (
     COUNTERS_VIEW,
@@ -59,7 +71,7 @@ from controlplane.web.pages.overrides.links import RAISE_LIMIT
 from controlplane.web.pages.people import attempts, memberships, users  # noqa: F401  (they register more pages)
 from controlplane.web.pages.review.attached_admin import settle_attachment
 from controlplane.web.pages.review.views import reviewed
-from controlplane.web.pages.tokens.bulk import BulkActions, DeletedByJob
+from controlplane.web.pages.tokens.bulk import BULK_ACTIONS, author
 from controlplane.web.pages.tokens.hygiene import HYGIENE, HygieneFilter
 from controlplane.web.pages.tokens.labels import LABELS_LINK, LABELS_VIEW, label_query, linked_labels, usage_url
 from controlplane.web.pages.tokens.secret_search import BY_SECRET_VIEW
@@ -86,9 +98,7 @@ LIVE_TOKENS = Column(name="token_count", title="Live tokens", read=live_tokens, 
 
 @admin.register(Project)
 class ProjectAdmin(
-    DeletedByJob,
     ManagedPage,
-    EditPage,
 ):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
@@ -118,6 +128,36 @@ class ProjectAdmin(
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         return super().get_queryset(request).select_related("policy", "suspension")
+
+    def deletion(self, request: HttpRequest, object_id: str, context: dict[str, Any]) -> HttpResponse:
+        """Return the page that asks, or delete the project. A job deletes one that has many tokens."""
+        is_job = many_tokens.is_large([self.key_of(object_id)])
+        return super().deletion(request, object_id, {**context, "is_job": is_job})
+
+    def delete_model(self, request: HttpRequest, obj: Project) -> None:
+        state = state_of(request)
+        state.started = None  # an attempt that was undone may have set it
+        if many_tokens.is_large([obj.pk]):
+            state.started = many_tokens.start_deletion(state.tx, obj, **author(request))
+        else:
+            super().delete_model(request, obj)
+
+    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: str) -> HttpResponse:
+        job = state_of(request).started
+        if job is None:
+            return super().response_delete(request, obj_display, obj_id)
+        text = f"{obj_display} is inactive, and a job deletes it with all of its tokens."
+        self.message_user(request, text, messages.SUCCESS)
+        return HttpResponseRedirect(change_url(job))
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Project]) -> HttpResponse | None:
+        is_deletion = request.POST.get("action") == "delete_selected"
+        if is_deletion and many_tokens.is_large(chosen(request, queryset).order_by().values("pk")):
+            most = many_tokens.MOST_IN_A_REQUEST
+            text = f"These projects have more than {most:,} tokens together. Delete each of them on its own page."
+            messages.error(request, text)
+            return None
+        return super().response_action(request, queryset)
 
     @display(description="State", ordering="active")
     def state(self, project: Project) -> str:
@@ -278,7 +318,6 @@ class TokenPaginator(CappedPaginator):
 
 @admin.register(Token)
 class TokenAdmin(
-    BulkActions,
     CredentialAdmin,
 ):
     form = TokenForm
@@ -304,7 +343,7 @@ class TokenAdmin(
         (None, {"fields": ["project_link", "name", "policy", "labels", "expires_at"]}),
         ("Details", {"fields": ["state", "shown_prefix", "last_used", "created", "related"]}),
     ]
-    actions = [*BulkActions.ACTIONS]
+    bulk_actions, most_at_once, counted_by = BULK_ACTIONS, many_tokens.MOST_IN_A_JOB, "project_id"
     row_actions = (RAISE_LIMIT, resetting(ResetTokenDialog), SUSPEND, RESUME, ROTATE, REVOKE)
     columns = (NEAREST,)
     panels, list_panels = (REVOCATION, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)

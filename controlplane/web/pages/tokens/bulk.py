@@ -1,14 +1,16 @@
 """
-The actions on many tokens in their list, and the deletion of a project with many tokens.
+The actions on many tokens in their list.
 
 An action asks with the number of the tokens, the first of them and the search that found them. It changes some hundred
 at once. For more, it starts a job, and leads to its page.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -22,9 +24,10 @@ from controlplane.objects.projects.models import Project, Token, check_is_future
 from controlplane.operations.jobs import many_tokens, run
 from controlplane.releases.review.attaching import tokens_review
 from controlplane.releases.review.labelling import labels_review
-from controlplane.web.kit.deletion import chosen
+from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import label_of
 from controlplane.web.kit.forms import BACK, InstantInput
+from controlplane.web.kit.parts import BulkAction
 from controlplane.web.kit.selection import selection
 from controlplane.web.kit.site import actor_of, change_url
 from controlplane.web.kit.state import state_of
@@ -132,110 +135,70 @@ class BulkLabelForm(BulkForm):
         return {"name": name, "value": value}
 
 
-class BulkActions:
-    """A mixin for the list of tokens, with the actions in ACTIONS."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed:
+    """
+    What is done to many tokens.
 
-    most_at_once = many_tokens.MOST_IN_A_JOB
-    counted_by = "project_id"
-    ACTIONS = ("revoke_selected", "policy_selected", "expiry_selected", "label_selected", "delete_selected")
+    Attributes:
+        name: Its name in ``many_tokens.DEEDS``.
+        settle: Decides about the deed before it is done, from the request, the tokens and what the form has. It raises
+            ReviewNeeded if limits would deny other requests than before, and nobody has confirmed that yet.
+    """
 
-    @admin.action(description="Revoke the selected tokens", permissions=["change"])
-    def revoke_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        effect = "Every proxy refuses these tokens at once. This cannot be undone."
-        return self._bulk(request, tokens, "revoke", BulkForm, "Revoke", effect)
+    name: str
+    verb: str
+    effect: str
+    form: type[BulkForm] = BulkForm
+    settle: Callable[[HttpRequest, QuerySet[Token], dict[str, Any]], None] | None = None
 
-    @admin.action(description="Set the policy of the selected tokens", permissions=["change"])
-    def policy_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        effect = "The limits of the policy replace those of the present policies. Usage of the same limits goes on."
-        return self._bulk(request, tokens, "policy", BulkPolicyForm, "Set the policy of", effect)
-
-    @admin.action(description="Set the end of the selected tokens", permissions=["change"])
-    def expiry_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        effect = "Tokens that are revoked or expired stay as they are."
-        return self._bulk(request, tokens, "expiry", BulkExpiryForm, "Set the end of", effect)
-
-    @admin.action(description="Label the selected tokens", permissions=["change"])
-    def label_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        effect = "Other labels stay. Tokens that have as many labels as they may have stay as they are."
-        return self._bulk(request, tokens, "label", BulkLabelForm, "Label", effect)
-
-    @admin.action(description="Delete the selected tokens", permissions=["delete"])
-    def delete_selected(self, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
-        """Replace the action of Django, which reads every row that goes with the tokens."""
-        effect = "Their overrides are deleted, too. Every proxy refuses them as unknown. This cannot be undone."
-        return self._bulk(request, tokens, "delete", BulkDeletionForm, "Delete", effect)
-
-    def _bulk(
-        self,
-        request: HttpRequest,
-        tokens: QuerySet[Token],
-        deed: str,
-        form_class: type[BulkForm],
-        verb: str,
-        effect: str,
-    ) -> HttpResponse | None:
+    def __call__(self, page: EditPage, request: HttpRequest, tokens: QuerySet[Token]) -> HttpResponse | None:
         """Ask for what the deed needs, or do it, or start a job that does it."""
         # By their ids, because for a subquery the database would read the tokens of each project.
         state = state_of(request)
-        found = state.selection or summary_of(tokens, self.most_at_once, self.counted_by)
+        found = state.selection or summary_of(tokens, page.most_at_once, page.counted_by)
         count, projects = found.count, list(Project.objects.filter(pk__in=found.counts).order_by("slug"))
         asked = "change_reason" in request.POST
         name = tokens.get().name if count == 1 else f"{count} tokens"
-        form = form_class(request.POST if asked else None, projects=projects, name=name)
-        noun = f"{count:,} token{'' if count == 1 else 's'}"
+        form = self.form(request.POST if asked else None, projects=projects, name=name)
+        title = f"{self.verb} {count:,} token{'' if count == 1 else 's'}"
         if BACK in request.POST or not (asked and form.is_valid()):
-            title = f"{verb} {noun}"
-            return self._ask(request, tokens, deed, form, title, effect, projects)
+            return self._ask(page, request, tokens, form, title, projects)
         state.tx.reason = form.cleaned_data["change_reason"]
-        self._settle(request, tokens, deed, form.arguments())
+        given = form.arguments()
+        if self.settle is not None:
+            self.settle(request, tokens, given)
         if count > many_tokens.MOST_IN_A_REQUEST:
-            return self._start(request, tokens, found, {"deed": deed, **form.arguments()}, f"{verb} {noun}", projects)
-        changed = many_tokens.DEEDS[deed](state.tx, tokens, form.arguments())
-        self.message_user(request, _outcome(deed, changed, count), messages.SUCCESS)
+            return self._start(request, tokens, found, given, title, projects)
+        changed = many_tokens.DEEDS[self.name](state.tx, tokens, given)
+        page.message_user(request, _outcome(self.name, changed, count), messages.SUCCESS)
         return None
-
-    def _settle(self, request: HttpRequest, tokens: QuerySet[Token], deed: str, given: dict[str, Any]) -> None:
-        """
-        Do nothing if the deed needs no review, or if it is confirmed.
-
-        Raises:
-            ReviewNeeded: Limits deny other requests than before, and nobody has confirmed that yet.
-        """
-        now, reason = timezone.now(), state_of(request).tx.reason
-        if deed == "policy":
-            policy = Policy.objects.filter(pk=given["policy"]).first()
-            settle(request, tokens_review(tokens, policy, now), reason)
-        elif deed == "label":
-            rows = Token.objects.select_related("project").filter(pk__in=tokens.order_by().values("pk"))
-            some = rows.order_by("pk")[: many_tokens.MOST_IN_A_REQUEST]
-            changed = [(token, token.labels, many_tokens.labels_with(token, given)) for token in some]
-            settle(request, labels_review(changed, now), reason)
 
     def _ask(
         self,
+        page: EditPage,
         request: HttpRequest,
         tokens: QuerySet[Token],
-        deed: str,
         form: BulkForm,
         title: str,
-        effect: str,
         projects: list[Project],
     ) -> HttpResponse:
+        effect = self.effect
         if len(projects) > 1:
             effect += f" They belong to {len(projects)} projects."
         chosen = selection(request, tokens)
-        context = {"deed": deed, "form": form, "projects": projects[:20]}
+        context = {"deed": self.name, "form": form, "projects": projects[:20]}
         action = request.POST["action"]
         is_job = chosen["count"] > many_tokens.MOST_IN_A_REQUEST
         more = {"effect": effect, "action": action, "selection": chosen, "is_job": is_job}
-        return self.page(request, "bulk.html", title=title, **context, **more)
+        return page.page(request, "bulk.html", title=title, **context, **more)
 
     def _start(
         self,
         request: HttpRequest,
         tokens: QuerySet[Token],
         found: Summary,
-        arguments: dict[str, Any],
+        given: dict[str, Any],
         title: str,
         projects: list[Project],
     ) -> HttpResponse:
@@ -247,46 +210,82 @@ class BulkActions:
             request.POST.get("selection") or found.digest,
             total=found.count,
             projects=projects,
-            arguments=arguments,
-            **_author(request),
+            arguments={"deed": self.name, **given},
+            **author(request),
         )
         return HttpResponseRedirect(change_url(job))
 
 
-class DeletedByJob:
-    """A mixin for the page of projects. A job deletes one that has many tokens."""
-
-    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        is_job = many_tokens.is_large([self.key_of(object_id)])
-        return super().delete_view(request, object_id, {**(extra_context or {}), "is_job": is_job})
-
-    def delete_model(self, request: HttpRequest, obj: Project) -> None:
-        state = state_of(request)
-        state.started = None  # an attempt that was undone may have set it
-        if many_tokens.is_large([obj.pk]):
-            state.started = many_tokens.start_deletion(state.tx, obj, **_author(request))
-        else:
-            super().delete_model(request, obj)
-
-    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: str) -> HttpResponse:
-        job = state_of(request).started
-        if job is None:
-            return super().response_delete(request, obj_display, obj_id)
-        text = f"{obj_display} is inactive, and a job deletes it with all of its tokens."
-        self.message_user(request, text, messages.SUCCESS)
-        return HttpResponseRedirect(change_url(job))
-
-    def response_action(self, request: HttpRequest, queryset: QuerySet[Project]) -> HttpResponse | None:
-        is_deletion = request.POST.get("action") == "delete_selected"
-        if is_deletion and many_tokens.is_large(chosen(request, queryset).order_by().values("pk")):
-            most = many_tokens.MOST_IN_A_REQUEST
-            text = f"These projects have more than {most:,} tokens together. Delete each of them on its own page."
-            messages.error(request, text)
-            return None
-        return super().response_action(request, queryset)
+def _settle_policy(request: HttpRequest, tokens: QuerySet[Token], given: dict[str, Any]) -> None:
+    policy = Policy.objects.filter(pk=given["policy"]).first()
+    settle(request, tokens_review(tokens, policy, timezone.now()), state_of(request).tx.reason)
 
 
-def _author(request: HttpRequest) -> dict[str, Any]:
+def _settle_label(request: HttpRequest, tokens: QuerySet[Token], given: dict[str, Any]) -> None:
+    rows = Token.objects.select_related("project").filter(pk__in=tokens.order_by().values("pk"))
+    some = rows.order_by("pk")[: many_tokens.MOST_IN_A_REQUEST]
+    changed = [(token, token.labels, many_tokens.labels_with(token, given)) for token in some]
+    settle(request, labels_review(changed, timezone.now()), state_of(request).tx.reason)
+
+
+BULK_ACTIONS = (
+    BulkAction(
+        name="revoke_selected",
+        title="Revoke the selected tokens",
+        answer=Deed(
+            name="revoke",
+            verb="Revoke",
+            effect="Every proxy refuses these tokens at once. This cannot be undone.",
+        ),
+    ),
+    BulkAction(
+        name="policy_selected",
+        title="Set the policy of the selected tokens",
+        answer=Deed(
+            name="policy",
+            verb="Set the policy of",
+            effect="The limits of the policy replace those of the present policies. Usage of the same limits goes on.",
+            form=BulkPolicyForm,
+            settle=_settle_policy,
+        ),
+    ),
+    BulkAction(
+        name="expiry_selected",
+        title="Set the end of the selected tokens",
+        answer=Deed(
+            name="expiry",
+            verb="Set the end of",
+            effect="Tokens that are revoked or expired stay as they are.",
+            form=BulkExpiryForm,
+        ),
+    ),
+    BulkAction(
+        name="label_selected",
+        title="Label the selected tokens",
+        answer=Deed(
+            name="label",
+            verb="Label",
+            effect="Other labels stay. Tokens that have as many labels as they may have stay as they are.",
+            form=BulkLabelForm,
+            settle=_settle_label,
+        ),
+    ),
+    # In place of the action of Django, which reads every row that goes with the tokens.
+    BulkAction(
+        name="delete_selected",
+        title="Delete the selected tokens",
+        kind="delete",
+        answer=Deed(
+            name="delete",
+            verb="Delete",
+            effect="Their overrides are deleted, too. Every proxy refuses them as unknown. This cannot be undone.",
+            form=BulkDeletionForm,
+        ),
+    ),
+)
+
+
+def author(request: HttpRequest) -> dict[str, Any]:
     """Return the fields of a job that say who started it, and why."""
     actor, reason = actor_of(request), state_of(request).tx.reason
     named = {"created_by": actor.name, "channel": actor.channel, "request_id": actor.request_id}

@@ -74,7 +74,7 @@ def test_a_post_to_a_row_of_others_is_like_one_to_no_row(client: Client, alpha, 
 def actions() -> Iterator[tuple[str, str]]:
     """Each list with the actions that it may offer."""
     for model, page in admin.site._registry.items():
-        for name in {*page.actions, "delete_selected"}:
+        for name in {*(action.name for action in page.bulk_actions), "delete_selected"}:
             yield f"{model._meta.app_label}_{model._meta.model_name}", name
 
 
