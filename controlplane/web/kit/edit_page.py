@@ -176,11 +176,11 @@ class EditPage(PartsPage):
         state.tx.reason = form.cleaned_data.get("change_reason", "")
         present = self.recorded(self.model._default_manager.get(pk=obj.pk)) if change else None
         state.before = present.as_record() if present else None
-        self.save_row(state.tx, obj, form)
+        self.save_row(request, obj, form)
         if not self.allows(request, "change" if change else "add", obj):
             raise PermissionDenied
 
-    def save_row(self, tx: OpenChange, obj: Any, form: RecordedForm) -> None:
+    def save_row(self, request: HttpRequest, obj: Any, form: RecordedForm) -> None:
         """
         Save the row, without an audit entry. A page whose action saves and records the row overrides this method and
         record().

@@ -37,6 +37,7 @@ class PageState:
         before: The record of the row before the form was saved, or None for a new row.
         saved: The row that the form has saved.
         selection: The rows of the whole list, if an action is for all of them.
+        secret: The secret of a new credential, which only the response to this request shows.
         started: The job that does what was asked for.
     """
 
@@ -45,6 +46,7 @@ class PageState:
     before: dict[str, Any] | None = None
     saved: Model | None = None
     selection: Summary | None = None
+    secret: str = ""
     started: Model | None = None
     dialog: Dialog = field(default_factory=Dialog)
 

@@ -106,16 +106,14 @@ class CredentialAdmin(EditPage):
             context["crumb"] = row.name
         return super().render_change_form(request, context, **options)
 
-    def save_row(self, tx: OpenChange, obj: Credential, form: RecordedForm) -> None:
-        if obj._state.adding:
-            self.secret_of(tx, obj, form)
-        else:
+    def save_row(self, request: HttpRequest, obj: Credential, form: RecordedForm) -> None:
+        """Save the credential, or issue a new one, and keep its secret for the response to this request."""
+        if not obj._state.adding:
             obj.save()
-
-    def secret_of(self, tx: OpenChange, obj: Credential, form: RecordedForm) -> None:
-        """Issue the credential, and keep its secret in *tx* for the response to this request."""
+            return
+        state = state_of(request)
         fields = {name: form.cleaned_data[name] for name in self.issued if name in form.cleaned_data}
-        _, tx.secret = self.issue(tx, id=obj.pk, **fields)
+        _, state.secret = self.issue(state.tx, id=obj.pk, **fields)
         obj.refresh_from_db()
         obj._state.adding = False
 
@@ -125,7 +123,7 @@ class CredentialAdmin(EditPage):
 
     def response_add(self, request: HttpRequest, obj: Credential, post_url_continue: str | None = None) -> HttpResponse:
         self.message_user(request, f"{obj} was created.", messages.SUCCESS)
-        secret = state_of(request).tx.secret
+        secret = state_of(request).secret
         return secret_page(self, request, obj, secret, self.snippets(request, secret))
 
 

@@ -253,8 +253,8 @@ class OverrideAdmin(ManagedPage):
         settle_deletion(request, deletion_review([obj], timezone.now()), change_url(obj))
         super().delete_model(request, obj)
 
-    def save_row(self, tx: OpenChange, obj: Override, form: RecordedForm) -> None:
-        save_override(tx, obj)
+    def save_row(self, request: HttpRequest, obj: Override, form: RecordedForm) -> None:
+        save_override(state_of(request).tx, obj)
 
     def record(self, tx: OpenChange, obj: Override, before: dict[str, Any] | None) -> None:
         """Do nothing, because save_override() has recorded the change."""

@@ -210,8 +210,8 @@ class ModelPriceAdmin(EditPage):
     def changed(self, price: ModelPrice) -> str:
         return instant(price.changed_at)
 
-    def save_row(self, tx: OpenChange, obj: ModelPrice, form: PriceForm) -> None:
-        save_price(tx, obj)
+    def save_row(self, request: HttpRequest, obj: ModelPrice, form: PriceForm) -> None:
+        save_price(state_of(request).tx, obj)
 
     def record(self, tx: OpenChange, obj: ModelPrice, before: dict[str, Any] | None) -> None:
         """Do nothing, because save_price() has recorded the change."""

@@ -16,7 +16,7 @@ from controlplane.web.kit.page import PartsPage
 MOST_OWN_CLASSES, MOST_LINES = 4, 300
 # What is set on an object that belongs to one request already, by the name that the code gives it.
 OWN_STATE = {"self", "state", "opened", "form", "field", "changelist", "response", "reason", "waiting", "result"}
-OWN_STATE |= {"offer", "offered", "tx", "act", "answer", "explain_view"}
+OWN_STATE |= {"offer", "offered", "act", "answer", "explain_view"}
 
 
 def own_classes(page: admin.ModelAdmin) -> list[type]:
