@@ -22,3 +22,4 @@ from controlplane.web.pages.policies import limit_admin
 from controlplane.web.pages.policies import page as policies_page
 from controlplane.web.pages.prices import page as prices_page
 from controlplane.web.pages.projects import page as projects_page
+from controlplane.web.pages.tokens import page as tokens_page

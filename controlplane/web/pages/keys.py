@@ -17,7 +17,7 @@ from controlplane.objects.people.roles import OWNER
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.web.kit.dialogs import Asking
 from controlplane.web.kit.forms import RecordedForm, WordsField
-from controlplane.web.pages.credentials import CREDENTIAL_SEARCH, CredentialAdmin, revoking
+from controlplane.web.pages.tokens.credentials import CREDENTIAL_SEARCH, CredentialAdmin, revoking
 from controlplane.web.pages.tokens.secret_search import BY_SECRET_VIEW
 from controlplane.web.scope.rows import BY_OWNERS, KINDS, RowScope, Visitor
 

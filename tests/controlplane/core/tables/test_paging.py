@@ -7,7 +7,7 @@ from django.db.models import F
 
 from controlplane.core.tables.paging import CappedPaginator
 from controlplane.objects.projects.models import Token
-from controlplane.web.pages.projects.page import TokenPaginator
+from controlplane.web.pages.tokens.page import TokenPaginator
 from tests.factories import PolicyFactory, TokenFactory
 
 pytestmark = pytest.mark.django_db

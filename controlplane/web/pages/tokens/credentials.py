@@ -1,13 +1,12 @@
 """The common parts of the pages of tokens and of management keys, and the filters and labels of their lists."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import messages
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -18,12 +17,11 @@ from unfold.enums import ActionVariant
 
 from controlplane.changes.change.transaction import OpenChange
 from controlplane.core.tables.searching import IndexedSearch
-from controlplane.objects.people.scope import projects_of
-from controlplane.objects.projects.models import Credential, TokenQuerySet
+from controlplane.objects.projects.models import Credential
 from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change, may_change
 from controlplane.web.kit.edit_page import EditPage
-from controlplane.web.kit.filters import EndsFilter, label_of
-from controlplane.web.kit.forms import LabelsField, RecordedForm
+from controlplane.web.kit.filters import EndsFilter
+from controlplane.web.kit.forms import RecordedForm
 from controlplane.web.kit.secret import secret_page
 from controlplane.web.kit.site import instant
 from controlplane.web.kit.state import state_of
@@ -32,12 +30,8 @@ from controlplane.web.pages.tokens.secret_search import owner_of, read_secrets, 
 
 STATUS = {"active": ("check_circle", "good"), "revoked": ("block", "bad"), "expired": ("event_busy", "warn")}
 UNKNOWN_END = mark_safe('<span title="It was created before the end of secrets was kept">–</span>')
-# A word that is in the slugs of more projects than this finds the tokens of the first ones.
-MOST_PROJECTS = 100
 # The default life of a credential, so that one that nobody renews ends by itself.
 EXPIRY_DAYS = 90
-# The label that says who is responsible for a token.
-OWNER_LABEL = "owner"
 
 
 class StatusFilter(DropdownFilter):
@@ -53,7 +47,7 @@ class StatusFilter(DropdownFilter):
     def value(self) -> str:
         return super().value() or "active"
 
-    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
+    def queryset(self, request: HttpRequest, rows: Any) -> QuerySet:
         now = timezone.now()
         if self.value() == "active":
             return rows.live(now)
@@ -68,7 +62,7 @@ class CredentialAdmin(EditPage):
     has_secret = True
     # Without the beginning of the secret, which is cumbersome to type.
     asked_name = attrgetter("name")
-    list_filter = [StatusFilter, EndsFilter]
+    list_filter: ClassVar[Sequence[object]] = (StatusFilter, EndsFilter)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if (secret := searched_secret(request)) and self.has_view_permission(request):
@@ -142,36 +136,6 @@ def revoking[C: Credential](
     return RowAction(name="revoke", title="Revoke", icon="block", variant=danger, may=may, answer=answer, dialog=dialog)
 
 
-class TokenForm(RecordedForm):
-    labels = LabelsField(
-        required=False,
-        help_text="One label on each line, such as team = red. Limits count by label.team and match it, and lists "
-        "filter by it. Clients cannot change labels.",
-    )
-
-
-def projects_named(request: HttpRequest, word: str) -> Q:
-    """Return the condition of the tokens of projects whose slug has a word."""
-    # Their ids, because a condition on a joined table keeps the database from its indexes of tokens.
-    projects = projects_of(request.user).filter(slug__icontains=word).order_by("slug")
-    return Q(project_id__in=list(projects.values_list("pk", flat=True)[:MOST_PROJECTS]))
-
-
-def read_labels(rows: TokenQuerySet, words: list[str]) -> tuple[TokenQuerySet, list[str]]:
-    """Return the tokens with the labels that words such as team=red name, and the other words."""
-    others = []
-    for word in words:
-        try:
-            name, value = label_of(word)
-        except ValueError:
-            value = None
-        if value is None:
-            others.append(word)
-        else:
-            rows = rows.with_label(name, value)
-    return rows, others
-
-
 CREDENTIAL_SEARCH = IndexedSearch(
     beginnings=("name",),
     exact_beginnings=("prefix",),
@@ -179,15 +143,4 @@ CREDENTIAL_SEARCH = IndexedSearch(
     help=("Name, id, beginning of the secret",) * 2,
     has_few_rows=True,
     readings=(read_secrets,),
-)
-TOKEN_SEARCH = replace(
-    CREDENTIAL_SEARCH,
-    parts=("labels",),
-    help=(
-        "Name, label such as team=red, project, id",
-        "Beginning of a name, label such as team=red, project, id",
-    ),
-    has_few_rows=False,
-    readings=(read_labels, read_secrets),
-    also=projects_named,
 )
