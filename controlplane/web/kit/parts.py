@@ -7,8 +7,9 @@ from typing import Any
 
 from django.contrib.admin import ModelAdmin, action
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path
+from django.views.decorators.http import require_http_methods
 from unfold.decorators import display
 
 ABOVE, BELOW = "above", "below"
@@ -121,11 +122,13 @@ class View:
         path: The address within that of the list, with converters.
         name: The name of the address behind the one of the model, such as "counters" for "projects_token_counters".
         answer: Returns the response, from the page, the request and what the address has.
+        method: The only method that it answers, or an empty string for each.
     """
 
     path: str
     name: str
-    answer: Callable[..., HttpResponse]
+    answer: Callable[..., HttpResponseBase]
+    method: str = ""
 
 
 def shown[M: Model](panels: Sequence[Panel[M]], request: HttpRequest, row: M | None) -> dict[str, object]:
@@ -153,8 +156,8 @@ def addresses(page: ModelAdmin, views: Sequence[View]) -> Iterator[URLPattern]:
         yield path(view.path, page.admin_site.admin_view(_bound(page, view)), name=name)
 
 
-def _bound(page: ModelAdmin, view: View) -> Callable[..., HttpResponse]:
-    def answer(request: HttpRequest, **given: str) -> HttpResponse:
+def _bound(page: ModelAdmin, view: View) -> Callable[..., HttpResponseBase]:
+    def answer(request: HttpRequest, **given: str) -> HttpResponseBase:
         return view.answer(page, request, **given)
 
-    return answer
+    return require_http_methods([view.method])(answer) if view.method else answer

@@ -6,8 +6,6 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
-from django.urls import URLPattern, path
-from django.views.decorators.http import require_GET, require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
@@ -15,6 +13,7 @@ from controlplane.objects.people.scope import projects_of
 from controlplane.operations.jobs.actions import cancel_job
 from controlplane.operations.jobs.models import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job
 from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import View
 from controlplane.web.kit.site import badge, change_url, instant
 from controlplane.web.scope.rows import RowScope, Visitor
 
@@ -55,14 +54,6 @@ class JobAdmin(PartsPage):
     def created(self, job: Job) -> str:
         return instant(job.created_at)
 
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view
-        return [
-            path("<str:pk>/progress/", view(require_GET(self.progress_view)), name="jobs_job_progress"),
-            path("<str:pk>/cancel/", view(require_POST(self.cancel_view)), name="jobs_job_cancel"),
-            *super().get_urls(),
-        ]
-
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
@@ -83,6 +74,11 @@ class JobAdmin(PartsPage):
         else:
             messages.warning(request, "The job has ended already, so there was nothing to cancel.")
         return HttpResponseRedirect(change_url(job))
+
+    views = (
+        View(path="<str:pk>/progress/", name="progress", answer=progress_view, method="GET"),
+        View(path="<str:pk>/cancel/", name="cancel", answer=cancel_view, method="POST"),
+    )
 
     def _visible(self, request: HttpRequest, pk: str) -> Job:
         """Return the job, or raise Http404 if there is none that the user may see."""

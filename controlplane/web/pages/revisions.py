@@ -10,7 +10,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
@@ -37,7 +37,7 @@ from controlplane.traffic.fleet.models import Instance
 from controlplane.web.kit.dialogs import Asking, RowAction
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.page import PartsPage
-from controlplane.web.kit.parts import Column, Panel
+from controlplane.web.kit.parts import Column, Panel, View
 from controlplane.web.kit.site import badge, change_url, done, instant, link_to, table
 from controlplane.web.scope.rows import RowScope, Visitor
 
@@ -179,10 +179,6 @@ class RevisionAdmin(PartsPage):
     panels = (Panel(name="undo", template="admin/sluicegate/revisions/undo_link.html", answer=story_of),)
     row_actions = (ROLL_BACK,)
 
-    def get_urls(self) -> list[URLPattern]:
-        own = path("<int:number>/undo/", self.admin_site.admin_view(self.undo_view), name="publishing_revision_undo")
-        return [own, *super().get_urls()]
-
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
@@ -262,6 +258,8 @@ class RevisionAdmin(PartsPage):
             later=Revision.objects.filter(number__gt=number).exists(),
             back=change_url(revision),
         )
+
+    views = (View(path="<int:number>/undo/", name="undo", answer=undo_view),)
 
     def _undo(self, request: HttpRequest, revision: Revision, change: str, form: UndoForm) -> HttpResponse:
         """Undo a revision, and return a redirect to the list, whose first row is the new revision."""

@@ -11,7 +11,7 @@ from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
 from unfold.decorators import display
@@ -27,7 +27,7 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.traffic.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
 from controlplane.web.kit.filters import InstantRangeFilter, LabelFilter
 from controlplane.web.kit.page import PartsPage
-from controlplane.web.kit.parts import Column
+from controlplane.web.kit.parts import Column, ListPanel, View
 from controlplane.web.kit.site import instant, link_to, long_name
 from controlplane.web.kit.times import stacked
 from controlplane.web.scope.rows import RowScope
@@ -167,6 +167,13 @@ def number(name: str, title: str) -> Callable[[Any, Any], str]:
     return shown
 
 
+EXPORT_LINK = ListPanel(
+    name="export_url",
+    template="admin/sluicegate/usage_export.html",
+    answer=lambda request: f"{request.path}export.csv?{request.GET.urlencode()}",
+)
+
+
 class SumsAdmin(PartsPage):
     """
     The base class of lists of sums by minute, hour and day, which can be downloaded.
@@ -179,23 +186,12 @@ class SumsAdmin(PartsPage):
     scope = RowScope(paths=("project_id",))
     ordering = ["-at", "id"]
     list_display_links = None
-    list_before_template = "admin/sluicegate/usage_export.html"
+    list_panels = (EXPORT_LINK,)
     exported: ClassVar[tuple[str, ...]] = ()
 
     @display(description="From", ordering="at")
     def begins(self, row: UsageRow | MeteredRow) -> str:
         return row.at.strftime("%Y-%m-%d UTC") if row.period == "day" else stacked(row.at)
-
-    def get_urls(self) -> list[URLPattern]:
-        own = path("export.csv", self.admin_site.admin_view(self.export_view), name=self._export_name())
-        return [own, *super().get_urls()]
-
-    def _export_name(self) -> str:
-        return f"usage_{self.opts.model_name}_csv"
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        url = reverse(f"admin:{self._export_name()}") + f"?{request.GET.urlencode()}"
-        return super().changelist_view(request, {"export_url": url, **(extra_context or {})})
 
     def export_view(self, request: HttpRequest) -> HttpResponseBase:
         """Return a CSV file with the rows of the list, with the same filters, written while they are read."""
@@ -207,6 +203,8 @@ class SumsAdmin(PartsPage):
             raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
         permission = f"{self.opts.app_label}.{get_permission_codename('view', self.opts)}"
         return streamed(self._lines(rows), "usage.csv", keeps_access(request.user, permission))
+
+    views = (View(path="export.csv", name="csv", answer=export_view),)
 
     def _lines(self, rows: QuerySet) -> Iterator[str]:
         named = [
@@ -355,13 +353,6 @@ class DailyReportAdmin(PartsPage):
     ordering = ["-day"]
     empty = ("The report of each day is saved here in the following night, as a page and as CSV.", "")
 
-    def get_urls(self) -> list[URLPattern]:
-        own = [
-            path("<int:pk>/page/", self.admin_site.admin_view(self.page_view), name="usage_dailyreport_page"),
-            path("<int:pk>/csv/", self.admin_site.admin_view(self.csv_view), name="usage_dailyreport_csv"),
-        ]
-        return [*own, *super().get_urls()]
-
     @display(description="Day", ordering="day")
     def date(self, report: DailyReport) -> str:
         return report.day.isoformat()
@@ -399,6 +390,11 @@ class DailyReportAdmin(PartsPage):
     def csv_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         report = self.readable(request, pk)
         return attachment(report.csv, f"{report.day}.csv")
+
+    views = (
+        View(path="<int:pk>/page/", name="page", answer=page_view),
+        View(path="<int:pk>/csv/", name="csv", answer=csv_view),
+    )
 
     def readable(self, request: HttpRequest, pk: int) -> DailyReport:
         """Return the report, if it exists and the user may read it, or answer with the page of the error."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -9,7 +10,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.decorators import display
@@ -29,7 +30,7 @@ from controlplane.releases.revisions.links import object_urls
 from controlplane.releases.revisions.restoring import HANDLERS
 from controlplane.web.kit.filters import InstantRangeFilter
 from controlplane.web.kit.page import PartsPage
-from controlplane.web.kit.parts import Column
+from controlplane.web.kit.parts import Column, ListPanel, View
 from controlplane.web.kit.site import badge, instant, link_to, table
 from controlplane.web.pages.audit.filters import DeedFilter, ObjectFilter
 from controlplane.web.scope.rows import RowScope
@@ -96,6 +97,28 @@ def told(
     return Column(name=name, title=title, read=read_told, show=lambda row, found: show(row, found[row.pk]), order=order)
 
 
+def export(page: PartsPage, request: HttpRequest, form: str) -> HttpResponseBase:
+    """Return the entries of the list as a file, with the same filters, written while they are read."""
+    if not page.has_view_permission(request):
+        raise PermissionDenied
+    try:
+        rows = page.listed(request)
+    except IncorrectLookupParameters as exc:
+        raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
+    lines, kind = EXPORTS[form]
+    return streamed(lines(rows), f"audit.{form}", keeps_access(request.user, "policies.view_auditentry"), kind)
+
+
+def export_urls(request: HttpRequest) -> dict[str, str]:
+    """Return the address of each file with the entries of a list."""
+    return {form: f"{request.path}export.{form}?{request.GET.urlencode()}" for form in EXPORTS}
+
+
+EXPORT_LINKS = ListPanel(
+    name="export_urls", template="admin/sluicegate/revisions/audit_export.html", answer=export_urls
+)
+
+
 @admin.register(AuditEntry)
 class AuditEntryAdmin(PartsPage):
     list_display = ["when", "author", "deed", "object_link", "changed", "reason", "published"]
@@ -119,18 +142,9 @@ class AuditEntryAdmin(PartsPage):
         *("exactly", "author", "deed", "object_link", "object_id", "reason", "request_id"),
         *("published", "all_changes", "sealed"),
     ]
-    list_before_template = "admin/sluicegate/revisions/audit_export.html"
+    list_panels = (EXPORT_LINKS,)
+    views = tuple(View(path=f"export.{form}", name=form, answer=partial(export, form=form)) for form in EXPORTS)
     empty = ("Each change is recorded here, with its author, time, reason, and the values before and after.", "")
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.export_view)
-        own = [path(f"export.{form}", view, {"form": form}, name=f"policies_auditentry_{form}") for form in EXPORTS]
-        return [*own, *super().get_urls()]
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        query = request.GET.urlencode()
-        urls = {form: f"{reverse(f'admin:policies_auditentry_{form}')}?{query}" for form in EXPORTS}
-        return super().changelist_view(request, {"export_urls": urls, **(extra_context or {})})
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> HttpResponse:
         """Return the page of an entry, whose title says what happened, such as "Policy free changed"."""
@@ -165,17 +179,6 @@ class AuditEntryAdmin(PartsPage):
     def sealed(self, entry: AuditEntry) -> str:
         seal = AuditSeal.objects.filter(entry_id=entry.pk).first()
         return f"number {seal.number}, {seal.digest}" if seal else badge("not sealed yet")
-
-    def export_view(self, request: HttpRequest, form: str) -> HttpResponseBase:
-        """Return the entries of the list as a file, with the same filters, written while they are read."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        try:
-            rows = self.listed(request)
-        except IncorrectLookupParameters as exc:
-            raise BadRequest from exc  # the list itself then shows all rows, which a file must not pass for
-        lines, kind = EXPORTS[form]
-        return streamed(lines(rows), f"audit.{form}", keeps_access(request.user, "policies.view_auditentry"), kind)
 
 
 def _capital(text: str) -> str:

@@ -8,9 +8,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path
 from django.utils import timezone
-from django.views.decorators.http import require_POST
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from controlplane.core.instants import exact
@@ -31,6 +29,7 @@ from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.heartbeats import Fleet
 from controlplane.web.kit import ends
 from controlplane.web.kit.page import PartsPage
+from controlplane.web.kit.parts import View
 from controlplane.web.kit.site import link_to, list_url
 from controlplane.web.pages.emergency.suspending import EndField, until
 from controlplane.web.scope.rows import RowScope, Visitor
@@ -109,20 +108,6 @@ class EmergencyAdmin(PartsPage):
     def _ended(self, request: HttpRequest) -> QuerySet[EndedSuspension]:
         rows = EndedSuspension.objects.select_related("token__project", "project", "within")
         return self.scope.narrow(rows, request.user)
-
-    def get_urls(self) -> list[URLPattern]:
-        posts = {
-            "value/": (self.value_view, "value"),
-            "glass/break/": (self.break_view, "break"),
-            "glass/mend/": (self.mend_view, "mend"),
-            "<str:pk>/resume/": (self.resume_view, "resume"),
-            "<str:pk>/end/": (self.end_view, "end"),
-        }
-        view = self.admin_site.admin_view
-        own = [
-            path(at, view(require_POST(one)), name=f"emergency_suspension_{name}") for at, (one, name) in posts.items()
-        ]
-        return [*own, *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
@@ -236,6 +221,14 @@ class EmergencyAdmin(PartsPage):
             resume(tx, row)
             self.message_user(request, f"{row} is resumed.")
         return HttpResponseRedirect(list_url(Suspension))
+
+    views = (
+        View(path="value/", name="value", answer=value_view, method="POST"),
+        View(path="glass/break/", name="break", answer=break_view, method="POST"),
+        View(path="glass/mend/", name="mend", answer=mend_view, method="POST"),
+        View(path="<str:pk>/resume/", name="resume", answer=resume_view, method="POST"),
+        View(path="<str:pk>/end/", name="end", answer=end_view, method="POST"),
+    )
 
     def _check(self, request: HttpRequest, project: str | None) -> None:
         if not may(request.user, EDITOR, project):

@@ -9,9 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
-from django.urls import URLPattern, path
 from django.utils import timezone
-from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
@@ -35,6 +33,7 @@ from controlplane.objects.prices.seen import MOST_SHOWN, SeenModel, seen_lately,
 from controlplane.releases.publishing.models import Revision
 from controlplane.traffic.fleet import heartbeats
 from controlplane.web.kit.edit_page import EditPage
+from controlplane.web.kit.parts import View
 from controlplane.web.kit.site import badge, instant, list_url, long_name
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
@@ -135,10 +134,6 @@ class ModelPriceAdmin(EditPage):
         shown |= {"most_added": MAX_ADDED_TOKENS, "may_forget": self.has_change_permission(request)}
         return super().changelist_view(request, {**shown, **(extra_context or {})})
 
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(require_POST(self.forget_view))
-        return [path("addends/<str:pk>/forget/", view, name="prices_modelprice_forget"), *super().get_urls()]
-
     def forget_view(self, request: HttpRequest, pk: str) -> HttpResponse:
         """Take back what bounds add because a provider has reported it."""
         if not self.has_change_permission(request):
@@ -148,6 +143,8 @@ class ModelPriceAdmin(EditPage):
             if forget_addend(tx, addend):
                 self.message_user(request, f"Bounds add no reported tokens to requests for {addend} any more.")
         return HttpResponseRedirect(list_url(ModelPrice))
+
+    views = (View(path="addends/<str:pk>/forget/", name="forget", answer=forget_view, method="POST"),)
 
     @display(description="Model", ordering="pattern")
     def model_name(self, price: ModelPrice) -> str:
