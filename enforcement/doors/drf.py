@@ -57,7 +57,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
     cost: int = 1
     decision: Decision | None = None
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, **keywords: object) -> None:
         """Raise ImproperlyConfigured for a class with an invalid rate, when its module is imported."""
         super().__init_subclass__(**keywords)
         rate = cls.__dict__.get("rate")
@@ -92,7 +92,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):
         """Return the seconds until the same request is worth another try, or None if no wait helps."""
         return _seconds(self.decision)
 
-    def get_ident(self, request: Any) -> str:
+    def get_ident(self, request: object) -> str:
         """
         Return the address or /64 network of the client, or an empty string if it is unknown. Forwarded addresses count
         only if a trusted proxy wrote them.
@@ -131,7 +131,7 @@ class PolicyThrottle(throttling.BaseThrottle):
 
     decision: Decision | None = None
 
-    def allow_request(self, request: Any, view: Any) -> bool:
+    def allow_request(self, request: object, view: object) -> bool:
         """
         Charge a request to the policies of its token, and return whether it may pass. Raises LimitDenied if it is
         denied for another reason than a rate limit.

@@ -132,7 +132,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
                 setattr(cls, name, getattr(cls, name))
 
     async def async_pre_call_hook(
-        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
+        self, user_api_key_dict: object, cache: object, data: dict[str, Any], call_type: str
     ) -> object:
         """Charge what a call may cost, and return it with the cap and the option that make its cost known."""
         limiter = await self._start()
@@ -148,7 +148,9 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
             _write(data, opening.asked.changes)
         return data
 
-    async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+    async def async_log_success_event(
+        self, kwargs: Any, response_obj: object, start_time: object, end_time: object
+    ) -> None:
         """Settle a call by the usage of its answer, which LiteLLM also has for streams, and after a client has left."""
         call = self._take(kwargs.get("litellm_call_id"))
         if call is None or self._limiter is None:
@@ -171,7 +173,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
             await _settle(call, _failed(call.reservation, request_data, original_exception, now_us))
 
     async def async_post_call_response_headers_hook(
-        self, data: Any, user_api_key_dict: Any, response: Any, request_headers: Any = None, **more: Any
+        self, data: Any, user_api_key_dict: object, response: object, request_headers: object = None, **more: object
     ) -> dict[str, str] | None:
         """Return the header fields that say what remains, and what cap was written into the call."""
         calls = self._calls.get(data.get("litellm_call_id"))
@@ -195,7 +197,7 @@ class SluicegateHooks(CustomLogger):  # type: ignore[misc]
                 self._started = True
         return self._limiter
 
-    async def _admit(self, limiter: Limiter, key: Any, data: dict[str, Any]) -> tuple[Opening, _OpenCall]:
+    async def _admit(self, limiter: Limiter, key: object, data: dict[str, Any]) -> tuple[Opening, _OpenCall]:
         request = data.get("proxy_server_request") or {}
         fields = {str(name).lower(): value for name, value in (request.get("headers") or {}).items()}
         shown = (getattr(key, "metadata", None) or {}).get(TOKEN_METADATA) or fields.get(TOKEN_FIELD)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, InitVar, dataclass, field, fields
+from dataclasses import MISSING, Field, InitVar, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypedDict, Unpack
 
 from enforcement.model.calendars import CALENDARS, Anchor, check_rollover, is_host_zone, is_zone, read_anchor
@@ -419,5 +419,5 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _default(spec: Any) -> object:
+def _default(spec: Field[object]) -> object:
     return spec.default_factory() if spec.default_factory is not MISSING else spec.default

@@ -243,7 +243,7 @@ def pairs_of(limits: Limits, key: str | None) -> Pairs:
     return tuple((several_of(some), own) for some, own in several)
 
 
-def several_of(limits: Any) -> tuple[Any, ...]:
+def several_of(limits: object) -> tuple[Any, ...]:
     """
     Return one limit, or the limits in any iterable, which is read once, as a tuple.
 

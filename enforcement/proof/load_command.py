@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from enforcement.proof.options import (
     DEFAULT,
@@ -35,7 +35,7 @@ _NUMBERS: Final[tuple[NumberOption, ...]] = (
 )
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``load`` to the subcommands of a parser."""
     parser = commands.add_parser("load", help="send requests to a store, and write every decision to a ledger")
     parser.set_defaults(run=run)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 from enforcement.model.limits import InvalidLimit, Limit
 from enforcement.settings import DEFAULT_URL
@@ -22,7 +22,7 @@ class InvalidOption(ValueError):
     """The value of an option is not valid."""
 
 
-def add_numbers(parser: Any, numbers: Iterable[NumberOption]) -> None:
+def add_numbers(parser: argparse._ActionsContainer, numbers: Iterable[NumberOption]) -> None:
     """Add options that take a number to a parser."""
     for option, metavar, parse, default, text in numbers:
         parser.add_argument(option, metavar=metavar, type=parse, default=default, help=text)

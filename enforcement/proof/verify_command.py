@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from enforcement.proof.checker import judge
 from enforcement.proof.counters import read_counters
@@ -47,7 +47,7 @@ _NUMBERS: Final[tuple[NumberOption, ...]] = (
 )
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``verify`` to the subcommands of a parser."""
     parser = commands.add_parser(
         "verify",

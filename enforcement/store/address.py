@@ -255,7 +255,7 @@ class _Resolver(threading.Thread):
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(name="sluicegate-lookup", daemon=True)
-        self.found: list[tuple[int, Any]] = []
+        self.found: list[tuple[int, object]] = []
         self.trouble: OSError | None = None
         self._name = host, port
 

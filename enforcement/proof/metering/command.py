@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from enforcement.model.keys import Keys
 from enforcement.proof.evidence import Claim
@@ -47,7 +47,7 @@ class Run:
     seed: str = ""
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``metering`` to the subcommands of a parser."""
     parser = commands.add_parser("metering", help="prove hard budgets with a fake provider, and a store of its own")
     parser.set_defaults(run=run)
