@@ -24,6 +24,8 @@ DEBUG = env.flag("DEBUG")
 ALLOW_DEBUG = env.flag("SLUICEGATE_ALLOW_DEBUG")
 # There is no default, because a secret in published code is not secret. checks.py shows how to create one.
 SECRET_KEY = env.string("SECRET_KEY") or kept("secret_key")
+# Former ones, which are read and no longer written with.
+SECRET_KEY_FALLBACKS = env.items("SECRET_KEY_FALLBACKS")
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
 # True if clients connect over TLS, also if a proxy terminates TLS and sends X-Forwarded-Proto.

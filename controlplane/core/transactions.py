@@ -37,6 +37,7 @@ def snapshot() -> Iterator[None]:
 @contextmanager
 def _deferred() -> Iterator[None]:
     """Run the block with transactions of SQLite that begin without the write lock, which a reader does not need."""
+    connection.ensure_connection()  # which sets the mode
     attributes = vars(connections[connection.alias])
     usual = attributes["transaction_mode"]
     attributes["transaction_mode"] = "DEFERRED"

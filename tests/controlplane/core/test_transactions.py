@@ -8,7 +8,8 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
 from controlplane.core import transactions
-from controlplane.core.transactions import RowsLeft, delete_in_pieces
+from controlplane.core.transactions import RowsLeft, delete_in_pieces, snapshot
+from controlplane.objects.projects.models import Project
 from controlplane.traffic.usage.models import UsageBatch, UsageRow
 from tests.factories import ProjectFactory, UsageRowFactory
 
@@ -69,3 +70,21 @@ def test_erasing_says_what_stays(locked, call, key):
         call_command("erase_project", project.pk, reason="law")
 
     assert list(UsageRow.objects.filter(project_id=project.pk)) == rows[:1]
+
+
+def test_a_snapshot_may_be_the_first_use_of_a_connection():
+    """As in a thread or a process that has just begun."""
+    seen = []
+
+    def first():
+        try:
+            with snapshot():
+                seen.append(Project.objects.count())
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    thread.join()
+
+    assert seen == [0]
