@@ -1,6 +1,6 @@
 """The base class of every page of the admin."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Never
 
@@ -29,7 +29,7 @@ from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.projects.models import Project
 from controlplane.releases.publishing.models import OutboxEntry
 from controlplane.web.kit.dialogs import RowAction
-from controlplane.web.kit.parts import BulkAction, Column, ListPanel, Panel, View, WithColumns, addresses, shown
+from controlplane.web.kit.parts import BulkAction, Column, Filter, ListPanel, Panel, View, WithColumns, addresses, shown
 from controlplane.web.kit.site import FIELDS, actor_of
 from controlplane.web.kit.state import state_of
 from controlplane.web.kit.times import zone_name
@@ -71,6 +71,7 @@ class PartsPage(ModelAdmin):
     is_published: ClassVar[bool] = True
 
     formfield_overrides = FIELDS
+    list_filter: Sequence[object] = ()
     list_filter_submit = True
     list_per_page = 50
     list_before_template = "admin/sluicegate/panels/list.html"
@@ -88,6 +89,7 @@ class PartsPage(ModelAdmin):
         super().__init__(model, admin_site)
         for column in self.columns:  # by whose names Django checks and sorts lists
             setattr(self, column.name, column.cell(_unread))
+        self.list_filter = [one.as_class() if isinstance(one, Filter) else one for one in self.list_filter]
         if self.search:
             self.search_fields = [*self.search.columns]
         for action in self.row_actions:

@@ -10,6 +10,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_http_methods
+from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 ABOVE, BELOW = "above", "below"
@@ -17,6 +18,44 @@ ABOVE, BELOW = "above", "below"
 
 def everybody(request: HttpRequest) -> bool:
     return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """
+    A filter of a list by one of some choices.
+
+    Attributes:
+        name: The parameter of the address.
+        choices: Each value with its text.
+        narrow: Returns those of some rows that a value finds, which may be one that is no choice.
+        usual: The value that is chosen unless another one is. If empty, all rows are shown.
+    """
+
+    name: str
+    title: str
+    choices: Sequence[tuple[str, str]]
+    narrow: Callable[[Any, str, HttpRequest], QuerySet[Any]]
+    usual: str = ""
+
+    def as_class(self) -> type[DropdownFilter]:
+        """Return the filter as Django takes it."""
+        shown = {"part": self, "title": self.title, "parameter_name": self.name}
+        return type(f"Filter_{self.name}", (_ChosenFilter,), shown | ({"all_option": None} if self.usual else {}))
+
+
+class _ChosenFilter(DropdownFilter):
+    part: Filter
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> Sequence[tuple[str, str]]:
+        return self.part.choices
+
+    def value(self) -> str:
+        return super().value() or self.part.usual
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value()
+        return self.part.narrow(rows, value, request) if value else rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import DropdownFilter
 
 from controlplane.core.instants import exact, whole
 from controlplane.core.money import permits, quantity
@@ -35,7 +34,7 @@ from controlplane.operations.explain.question import Reach
 from controlplane.operations.explain.words import duration
 from controlplane.traffic.usage.models import UsageRow
 from controlplane.web.kit.links import statement_url
-from controlplane.web.kit.parts import Column, Panel
+from controlplane.web.kit.parts import Column, Filter, Panel
 from controlplane.web.kit.site import badge, link_to, list_url
 from controlplane.web.scope.views import permission_required
 from enforcement.model.instants import HOUR_SECONDS
@@ -152,26 +151,22 @@ def admits(at: datetime | None) -> str:
     return f"admits again in {duration(max(1, math.ceil((at - timezone.now()).total_seconds())))}" if at else ""
 
 
-class NearFilter(DropdownFilter):
-    """A filter that shows only the rows that are near a limit."""
+def only_near(rows: QuerySet[Any], chosen: str, request: HttpRequest) -> QuerySet[Any]:
+    if chosen != "yes":
+        return rows
+    found = near_of(request)
+    if found is None:
+        messages.warning(request, "Counters cannot be read now, so nobody knows who is near a limit.")
+        return rows.none()
+    if found.is_cut:
+        active = f"Only the busiest {found.candidates} of those who were active or denied in the last 5 minutes"
+        messages.info(request, f"{active} are looked at, or not all of their limits.")
+    return rows.filter(pk__in={row.holder.pk for row in found.rows if isinstance(row.holder, rows.model)})
 
-    title = "near a limit"
-    parameter_name = "near"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", f"{near.NEAR:.0%} or more used")]
-
-    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
-        if self.value() != "yes":
-            return rows
-        found = near_of(request)
-        if found is None:
-            messages.warning(request, "Counters cannot be read now, so nobody knows who is near a limit.")
-            return rows.none()
-        if found.is_cut:
-            active = f"Only the busiest {found.candidates} of those who were active or denied in the last 5 minutes"
-            messages.info(request, f"{active} are looked at, or not all of their limits.")
-        return rows.filter(pk__in={row.holder.pk for row in found.rows if isinstance(row.holder, rows.model)})
+NEAR_FILTER = Filter(
+    name="near", title="near a limit", choices=[("yes", f"{near.NEAR:.0%} or more used")], narrow=only_near
+)
 
 
 @optional(COUNTERS, lambda rows: None)

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.html import format_html
-from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter
+from unfold.contrib.filters.admin import FieldTextFilter
 from unfold.decorators import display
 
 from controlplane.core.csp import HEADER
@@ -27,7 +27,7 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.traffic.usage.models import DailyReport, DeniedRequest, MeteredRow, UsageRow
 from controlplane.web.kit.filters import InstantRangeFilter, LabelFilter
 from controlplane.web.kit.page import PartsPage
-from controlplane.web.kit.parts import Column, ListPanel, View
+from controlplane.web.kit.parts import Column, Filter, ListPanel, View
 from controlplane.web.kit.site import instant, link_to, long_name
 from controlplane.web.kit.times import stacked
 from controlplane.web.scope.rows import RowScope
@@ -47,36 +47,23 @@ NAMES: dict[str, tuple[type[Model], str]] = {
 }
 
 
-class PeriodFilter(DropdownFilter):
-    """A filter that shows one period at a time, because hours contain their minutes."""
-
-    title = "period"
-    parameter_name = "period"
-    all_option = None
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(period, period) for period in PERIODS]
-
-    def value(self) -> str:
-        return super().value() or "hour"
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[UsageRow]) -> QuerySet[UsageRow]:
-        return rows.filter(period=self.value())
+PERIOD_FILTER = Filter(
+    # One period at a time, because hours contain their minutes.
+    name="period",
+    title="period",
+    choices=[(period, period) for period in PERIODS],
+    usual="hour",
+    narrow=lambda rows, period, request: rows.filter(period=period),
+)
 
 
-class ScopeFilter(DropdownFilter):
-    title = "counted by"
-    parameter_name = "of"
-    all_option = None
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("decisions", "token (all decisions)"), ("limits", "limit")]
-
-    def value(self) -> str:
-        return super().value() or "decisions"
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[UsageRow]) -> QuerySet[UsageRow]:
-        return rows.filter(limit_name="") if self.value() == "decisions" else rows.exclude(limit_name="")
+SCOPE_FILTER = Filter(
+    name="of",
+    title="counted by",
+    choices=[("decisions", "token (all decisions)"), ("limits", "limit")],
+    usual="decisions",
+    narrow=lambda rows, scope, _: rows.filter(limit_name="") if scope == "decisions" else rows.exclude(limit_name=""),
+)
 
 
 class NamedFilter(FieldTextFilter):
@@ -228,8 +215,8 @@ class UsageAdmin(SumsAdmin):
     passed, refused = number("allowed", "Allowed"), number("denied", "Denied")
     would_refuse = number("would_deny", "Would deny")
     list_filter = [
-        PeriodFilter,
-        ScopeFilter,
+        PERIOD_FILTER,
+        SCOPE_FILTER,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
         ("policy_id", PolicyFilter),
@@ -264,7 +251,7 @@ class MeteredAdmin(SumsAdmin):
     list_display = ["begins", "holder", "model_name", "asked", "all_input", "written", "called", "money"]
     asked, written, called = number("requests", "Requests"), number("output", "Output"), number("calls", "Calls")
     list_filter = [
-        PeriodFilter,
+        PERIOD_FILTER,
         ("project_id", ProjectFilter),
         ("token_id", TokenFilter),
         TokenLabelFilter,

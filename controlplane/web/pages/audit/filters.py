@@ -1,13 +1,11 @@
 """The filters of the audit."""
 
-from typing import Any
-
 from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import DropdownFilter
 
 from controlplane.changes.audit.models import AuditEntry
+from controlplane.web.kit.parts import Filter
 
 # The types of objects in the audit, in words.
 OBJECTS = {
@@ -45,34 +43,22 @@ DEEDS = {
 }
 
 
-class ObjectFilter(DropdownFilter):
-    """A filter by the type of the changed object."""
-
-    title = "object"
-    parameter_name = "type"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return list(OBJECTS.items())
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[AuditEntry]) -> QuerySet[AuditEntry]:
-        return rows.filter(object_type=self.value()) if self.value() else rows
+OBJECT_FILTER = Filter(
+    name="type",
+    title="object",
+    choices=list(OBJECTS.items()),
+    narrow=lambda rows, kind, request: rows.filter(object_type=kind),
+)
 
 
-class DeedFilter(DropdownFilter):
-    """A filter by what happened, in plain words. A word that is none of them finds nothing."""
+def with_deed(rows: QuerySet[AuditEntry], deed: str, request: HttpRequest) -> QuerySet[AuditEntry]:
+    """Return the entries of what happened, in plain words. A word that is none of them finds nothing."""
+    endings = tuple(f".{ending}" for ending in DEEDS.get(deed, ()))
+    # The exact actions, because only they are in an index that also has the order of the list.
+    return rows.filter(action__in=[action for action in recorded_actions() if action.endswith(endings)])
 
-    title = "what happened"
-    parameter_name = "deed"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(word, word) for word in DEEDS]
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[AuditEntry]) -> QuerySet[AuditEntry]:
-        if not self.value():
-            return rows
-        endings = tuple(f".{ending}" for ending in DEEDS.get(self.value(), ()))
-        # The exact actions, because only they are in an index that also has the order of the list.
-        return rows.filter(action__in=[action for action in recorded_actions() if action.endswith(endings)])
+DEED_FILTER = Filter(name="deed", title="what happened", choices=[(word, word) for word in DEEDS], narrow=with_deed)
 
 
 def recorded_actions() -> list[str]:

@@ -32,7 +32,7 @@ from controlplane.web.kit.filters import InstantRangeFilter
 from controlplane.web.kit.page import PartsPage
 from controlplane.web.kit.parts import Column, ListPanel, View
 from controlplane.web.kit.site import badge, instant, link_to, table
-from controlplane.web.pages.audit.filters import DeedFilter, ObjectFilter
+from controlplane.web.pages.audit.filters import DEED_FILTER, OBJECT_FILTER
 from controlplane.web.scope.rows import RowScope
 
 LINES_SHOWN = 3
@@ -130,8 +130,8 @@ class AuditEntryAdmin(PartsPage):
     )
     list_filter = [
         ("actor", FieldTextFilter),
-        DeedFilter,
-        ObjectFilter,
+        DEED_FILTER,
+        OBJECT_FILTER,
         ("channel", ChoicesDropdownFilter),
         ("at", InstantRangeFilter),
     ]

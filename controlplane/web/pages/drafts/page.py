@@ -1,7 +1,6 @@
 """The pages of drafts. Their form and their review are those of policies."""
 
 from functools import partial
-from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -10,7 +9,6 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 from controlplane.changes.words.effects import effects, headline
@@ -25,6 +23,7 @@ from controlplane.web.kit.dialogs import Asking, Page, RowAction
 from controlplane.web.kit.filters import RowFilter
 from controlplane.web.kit.forms import ReasonDialog
 from controlplane.web.kit.page import PartsPage, page_of
+from controlplane.web.kit.parts import Filter
 from controlplane.web.kit.site import change_url, done, instant, link_to
 from controlplane.web.kit.tags import tag
 from controlplane.web.pages.drafts.views import draft_form, publish_view
@@ -33,21 +32,13 @@ from controlplane.web.scope.rows import RowScope
 TAGS = {"open": ("edit_note", "warn"), "published": ("check_circle", "good"), "discarded": ("delete", "")}
 
 
-class DraftStateFilter(DropdownFilter):
-    """A filter by state. It shows the open drafts unless another state is chosen."""
-
-    title = "state"
-    parameter_name = "state"
-    all_option = None
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [*PolicyDraft.STATES, ("all", "all")]
-
-    def value(self) -> str:
-        return super().value() or PolicyDraft.OPEN
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[PolicyDraft]) -> QuerySet[PolicyDraft]:
-        return rows if self.value() == "all" else rows.filter(state=self.value())
+DRAFT_STATE_FILTER = Filter(
+    name="state",
+    title="state",
+    choices=[*PolicyDraft.STATES, ("all", "all")],
+    usual=PolicyDraft.OPEN,
+    narrow=lambda rows, state, request: rows if state == "all" else rows.filter(state=state),
+)
 
 
 def _may(page: Page, request: HttpRequest, object_id: str, *, is_open: bool) -> bool:
@@ -119,7 +110,7 @@ class PolicyDraftAdmin(PartsPage):
     # It is deleted with its policy, and only with it.
     ends_with_owner = True
     list_display = ["slug", "shown_state", "of", "headline", "owner", "saved_by", "saved"]
-    list_filter = [DraftStateFilter, ("project", RowFilter)]
+    list_filter = [DRAFT_STATE_FILTER, ("project", RowFilter)]
     search_fields = ["slug", "saved_by"]
     fields = readonly_fields = ["shown_state", "of", "owner", "what_changes", "saved_by", "saved"]
     row_actions = (EDIT, PUBLISH, DISCARD, REOPEN)

@@ -10,7 +10,6 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
-from unfold.contrib.filters.admin import DropdownFilter
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from controlplane.changes.change.transaction import OpenChange
@@ -23,6 +22,7 @@ from controlplane.objects.projects.models import Project, Token
 from controlplane.web.kit import ends
 from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change
 from controlplane.web.kit.forms import ReasonDialog
+from controlplane.web.kit.parts import Filter
 from controlplane.web.kit.site import badge
 
 ENDS = (ends.HOUR, ends.TODAY, ends.FRIDAY)
@@ -61,19 +61,18 @@ def until(end: datetime | None) -> str:
     return f" until {ends.in_words(end, timezone.now(), zone)}" if end else ""
 
 
-class SuspendedFilter(DropdownFilter):
-    """A filter by whether a row is suspended."""
+def with_suspended(rows: QuerySet[Any], chosen: str, request: HttpRequest) -> QuerySet[Any]:
+    if chosen == "yes":
+        return rows.filter(suspended(timezone.now()))
+    return rows.exclude(suspended(timezone.now())) if chosen == "no" else rows
 
-    title = "suspension"
-    parameter_name = "suspended"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "suspended"), ("no", "not suspended")]
-
-    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
-        if self.value() == "yes":
-            return rows.filter(suspended(timezone.now()))
-        return rows.exclude(suspended(timezone.now())) if self.value() == "no" else rows
+SUSPENDED_FILTER = Filter(
+    name="suspended",
+    title="suspension",
+    choices=[("yes", "suspended"), ("no", "not suspended")],
+    narrow=with_suspended,
+)
 
 
 def _may(page: Page, request: HttpRequest, object_id: str, *, suspended: bool) -> bool:

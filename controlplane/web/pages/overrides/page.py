@@ -14,7 +14,6 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
-from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 from controlplane.changes.change.transaction import OpenChange
@@ -33,7 +32,7 @@ from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter, RowFilter
 from controlplane.web.kit.forms import RecordedForm
 from controlplane.web.kit.from_files import ManagedPage, with_mark
-from controlplane.web.kit.parts import BulkAction
+from controlplane.web.kit.parts import BulkAction, Filter
 from controlplane.web.kit.site import actor_of, badge, change_url, instant, link_to
 from controlplane.web.kit.state import state_of
 from controlplane.web.pages.overrides.forms import ENDLESS, OverrideForm, RaiseForm
@@ -49,23 +48,19 @@ UNIT_NAME = "policies_override_unit"
 HOLDERS: dict[str, type[Token] | type[Project]] = {"token": Token, "project": Project}
 
 
-class StateFilter(DropdownFilter):
-    """A filter by whether an override has ended. It shows those in force unless another state is chosen."""
+def with_state(rows: QuerySet[Override], state: str, request: HttpRequest) -> QuerySet[Override]:
+    if state == "all":
+        return rows
+    return rows.exclude(ended_at=None) if state == "ended" else rows.filter(ended_at=None)
 
-    title = "state"
-    parameter_name = "state"
-    all_option = None
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("live", "in force"), ("ended", "ended"), ("all", "all")]
-
-    def value(self) -> str:
-        return super().value() or "live"
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[Override]) -> QuerySet[Override]:
-        if self.value() == "all":
-            return rows
-        return rows.exclude(ended_at=None) if self.value() == "ended" else rows.filter(ended_at=None)
+STATE_FILTER = Filter(
+    name="state",
+    title="state",
+    choices=[("live", "in force"), ("ended", "ended"), ("all", "all")],
+    usual="live",
+    narrow=with_state,
+)
 
 
 def _of_own_limits(rows: QuerySet[Override], user: Visitor, kind: str) -> QuerySet[Override]:
@@ -123,7 +118,7 @@ class OverrideAdmin(ManagedPage):
     manager = "with_ended"
     steps = (reviewed,)
     list_display = ["limit", "holder", "only_for", "replaced", "ends", "reason", "created_by", "created"]
-    list_filter = [StateFilter, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
+    list_filter = [STATE_FILTER, EndsFilter, ("project", RowFilter), ("token", RowFilter)]
     ends_column = "ends_at"
     bulk_actions = (DELETE_SELECTED,)
     most_at_once = many_overrides.MOST_IN_A_JOB

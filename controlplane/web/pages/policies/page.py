@@ -35,7 +35,7 @@ from controlplane.web.pages.drafts.views import (
 )
 from controlplane.web.pages.near import USAGE_DAY
 from controlplane.web.pages.policies.columns import HOLDERS, LAST_HOUR, LIMITS, LIMITS_BY_NAME, OVERRIDDEN, PUBLISHED
-from controlplane.web.pages.policies.filters import ManagedFilter, ModeFilter, TrafficFilter
+from controlplane.web.pages.policies.filters import MANAGED_FILTER, MODE_FILTER, TRAFFIC_FILTER
 from controlplane.web.pages.policies.limit_admin import LimitAdmin  # noqa: F401  (registers the page of limits)
 from controlplane.web.pages.policies.limit_form import LimitForm, LimitFormSet, fieldsets
 from controlplane.web.pages.policies.policy_form import METERED_REQUESTS, CopyDialog, PolicyForm
@@ -121,7 +121,7 @@ class PolicyAdmin(ManagedPage):
         *("slug", "limits_described", "mode", "last_hour", "reach", "holders", "overridden"),
         *("managed", "published"),
     ]
-    list_filter = [TrafficFilter, ModeFilter, ("project", RowFilter), ManagedFilter]
+    list_filter = [TRAFFIC_FILTER, MODE_FILTER, ("project", RowFilter), MANAGED_FILTER]
     search_fields = ["slug", "name"]
     autocomplete_fields = ["project"]
     readonly_fields = ["reach", "holders", "refused_by", "version", "changed"]

@@ -37,8 +37,8 @@ from controlplane.web.pages.counters import (
     ResetProjectDialog,
     resetting,
 )
-from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, SuspendedFilter, with_suspension
-from controlplane.web.pages.near import NEAREST, USAGE_DAY, NearFilter
+from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, SUSPENDED_FILTER, with_suspension
+from controlplane.web.pages.near import NEAR_FILTER, NEAREST, USAGE_DAY
 from controlplane.web.pages.overrides.links import RAISE_LIMIT
 from controlplane.web.pages.review.attached_admin import settle_attachment
 from controlplane.web.pages.review.views import reviewed
@@ -68,7 +68,7 @@ class ProjectAdmin(
 ):
     list_display = ["slug", "name", "state", "policy_link", "token_count", "nearest", "created"]
     ordering = ["slug"]
-    list_filter = ["active", SuspendedFilter, NearFilter]
+    list_filter = ["active", SUSPENDED_FILTER, NEAR_FILTER]
     search_fields = ["slug", "name"]
     asked_name = str
     steps, settle = (reviewed,), (settle_attachment,)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import messages
 from django.db.models import QuerySet
@@ -11,7 +11,6 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import mark_safe
-from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 
@@ -22,6 +21,7 @@ from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_c
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.filters import EndsFilter
 from controlplane.web.kit.forms import RecordedForm
+from controlplane.web.kit.parts import Filter
 from controlplane.web.kit.secret import secret_page
 from controlplane.web.kit.site import instant
 from controlplane.web.kit.state import state_of
@@ -34,26 +34,20 @@ UNKNOWN_END = mark_safe('<span title="It was created before the end of secrets w
 EXPIRY_DAYS = 90
 
 
-class StatusFilter(DropdownFilter):
-    """A filter by status. It shows the active credentials unless another status is chosen."""
+STATUSES = [("active", "active"), ("revoked", "revoked"), ("expired", "expired"), ("all", "all")]
 
-    title = "status"
-    parameter_name = "status"
-    all_option = None
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("active", "active"), ("revoked", "revoked"), ("expired", "expired"), ("all", "all")]
+def with_status(rows: Any, status: str, request: HttpRequest) -> QuerySet[Any]:
+    """Return those of *rows*, which are tokens or keys, with this status."""
+    now = timezone.now()
+    if status == "active":
+        return rows.live(now)
+    if status == "revoked":
+        return rows.exclude(revoked_at=None)
+    return rows.filter(revoked_at=None, expires_at__lte=now) if status == "expired" else rows
 
-    def value(self) -> str:
-        return super().value() or "active"
 
-    def queryset(self, request: HttpRequest, rows: Any) -> QuerySet:
-        now = timezone.now()
-        if self.value() == "active":
-            return rows.live(now)
-        if self.value() == "revoked":
-            return rows.exclude(revoked_at=None)
-        return rows.filter(revoked_at=None, expires_at__lte=now) if self.value() == "expired" else rows
+STATUS_FILTER = Filter(name="status", title="status", choices=STATUSES, usual="active", narrow=with_status)
 
 
 class CredentialAdmin(EditPage):
@@ -62,7 +56,7 @@ class CredentialAdmin(EditPage):
     has_secret = True
     # Without the beginning of the secret, which is cumbersome to type.
     asked_name = attrgetter("name")
-    list_filter: ClassVar[Sequence[object]] = (StatusFilter, EndsFilter)
+    list_filter: Sequence[object] = (STATUS_FILTER, EndsFilter)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if (secret := searched_secret(request)) and self.has_view_permission(request):

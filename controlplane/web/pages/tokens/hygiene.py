@@ -9,14 +9,13 @@ from urllib.parse import urlencode
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.contrib.filters.admin import DropdownFilter
 
 from controlplane.core.tables.counting import capped
 from controlplane.objects.people.scope import is_operator, projects_of
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.web.kit.filters import ENDING, EndsFilter
-from controlplane.web.kit.parts import ListPanel
+from controlplane.web.kit.parts import Filter, ListPanel
 
 UNUSED_FOR = timedelta(days=90)
 # Each visit of the list counts, and somebody who has more tokens to look at need not know how many more.
@@ -56,17 +55,12 @@ def found_by(name: str, tokens: QuerySet[Token], now: datetime) -> QuerySet[Toke
     return tokens.none() if name else tokens
 
 
-class HygieneFilter(DropdownFilter):
-    """A filter by what is wrong with a live token."""
-
-    title = "needs a hand"
-    parameter_name = "hygiene"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(name, title.lower()) for name, title in TITLES.items()]
-
-    def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
-        return found_by(self.value() or "", rows, timezone.now())
+HYGIENE_FILTER = Filter(
+    name="hygiene",
+    title="needs a hand",
+    choices=[(name, title.lower()) for name, title in TITLES.items()],
+    narrow=lambda rows, name, request: found_by(name, rows, timezone.now()),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,13 +41,19 @@ from controlplane.web.pages.counters import (
     resetting,
 )
 from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, with_suspension
-from controlplane.web.pages.near import NEAREST, USAGE_DAY, NearFilter
+from controlplane.web.pages.near import NEAR_FILTER, NEAREST, USAGE_DAY
 from controlplane.web.pages.overrides.links import RAISE_LIMIT
 from controlplane.web.pages.review.attached_admin import settle_attachment
 from controlplane.web.pages.review.views import reviewed
 from controlplane.web.pages.tokens.bulk import BULK_ACTIONS
-from controlplane.web.pages.tokens.credentials import CREDENTIAL_SEARCH, CredentialAdmin, StatusFilter
-from controlplane.web.pages.tokens.hygiene import HYGIENE, HygieneFilter
+from controlplane.web.pages.tokens.credentials import (
+    CREDENTIAL_SEARCH,
+    STATUS_FILTER,
+    STATUSES,
+    CredentialAdmin,
+    with_status,
+)
+from controlplane.web.pages.tokens.hygiene import HYGIENE, HYGIENE_FILTER
 from controlplane.web.pages.tokens.labels import LABELS_LINK, LABELS_VIEW, label_query, linked_labels, usage_url
 from controlplane.web.pages.tokens.rotating import REVOKE, ROTATE
 from controlplane.web.pages.tokens.secret_search import BY_SECRET_VIEW, read_secrets
@@ -141,17 +147,16 @@ TOKEN_SEARCH = replace(
 )
 
 
-class TokenStatusFilter(StatusFilter):
-    """A filter by status, which also finds the live tokens that every proxy refuses for now."""
+def with_token_status(rows: Any, status: str, request: HttpRequest) -> QuerySet[Token]:
+    """Return the tokens with this status, which may also be that every proxy refuses them for now."""
+    if status == "suspended":
+        return rows.live(timezone.now()).filter(suspended(timezone.now()))
+    return with_status(rows, status, request)
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        active, *others = super().lookups(request, model_admin)
-        return [active, ("suspended", "suspended"), *others]
 
-    def queryset(self, request: HttpRequest, rows: Any) -> QuerySet:
-        if self.value() == "suspended":
-            return rows.live(timezone.now()).filter(suspended(timezone.now()))
-        return super().queryset(request, rows)
+TOKEN_STATUS_FILTER = replace(
+    STATUS_FILTER, choices=[*STATUSES[:1], ("suspended", "suspended"), *STATUSES[1:]], narrow=with_token_status
+)
 
 
 class TokenPaginator(CappedPaginator):
@@ -171,10 +176,10 @@ class TokenAdmin(
         *("nearest", "last_used", "ends", "created"),
     ]
     list_filter = [
-        TokenStatusFilter,
+        TOKEN_STATUS_FILTER,
         EndsFilter,
-        HygieneFilter,
-        NearFilter,
+        HYGIENE_FILTER,
+        NEAR_FILTER,
         ("project", RowFilter),
         ("policy", RowFilter),
         LabelFilter,
