@@ -94,7 +94,7 @@ def resetting(form: type[ResetDialog]) -> RowAction:
         answer=reset,
         dialog=Asking(
             title="Reset counters",
-            description="The full quota is available again at once, on every proxy. Counters of limits that are "
+            description="The full quota is available again at once, for all proxies. Counters of limits that are "
             "partitioned by attributes of requests are not reset. They end with their window.",
             submit="Reset counters",
             form=form,

@@ -25,6 +25,8 @@ from controlplane.core.text import PRINTABLE
 from controlplane.objects.people.roles import EDITOR
 from controlplane.objects.people.scope import is_operator, may, projects_of
 from controlplane.objects.policies.names import Names
+from controlplane.operations.health.of_fleet import lost_now
+from controlplane.operations.health.reached import reached, sentence
 from controlplane.releases.publishing import publisher
 from controlplane.releases.publishing.acknowledgements import lag_ms
 from controlplane.releases.publishing.models import Revision
@@ -110,15 +112,11 @@ def what_changed(revision: Revision, story: Story) -> str:
 
 
 def runs_on(revision: Revision, fleet: Fleet) -> str:
-    if fleet.unknown:
-        return badge("unknown, the store is not reachable", "warn")
-    acknowledged, total = heartbeats.acknowledged(revision.number, revision.epoch, fleet)
-    if not total:
-        return badge("no live instance", "warn")
-    mark = badge(f"{acknowledged} of {total} instances", "good" if acknowledged == total else "warn")
-    if revision.lag_ms is None:
-        return mark
-    return format_html("{} The last of them had it after {}.", mark, listing.seconds(revision.lag_ms))
+    found = reached(revision, fleet, lost_now(timezone.now()))
+    said = sentence(found, "runs an earlier one")
+    after = f" The last of them had it after {listing.seconds(revision.lag_ms)}." if found.is_everywhere else ""
+    mark = badge("live" if found.is_everywhere else "not everywhere", "good" if found.is_everywhere else "warn")
+    return format_html("{} {}{}", mark, said, after if revision.lag_ms is not None else "")
 
 
 def who_runs_what(revision: Revision, fleet: Fleet) -> str:

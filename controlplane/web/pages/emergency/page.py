@@ -25,6 +25,7 @@ from controlplane.objects.emergency.models import (
 from controlplane.objects.people.roles import EDITOR
 from controlplane.objects.people.scope import is_member, is_operator, may, projects_of
 from controlplane.objects.projects.models import Project
+from controlplane.operations.health.reached import Reached, sentence
 from controlplane.traffic.fleet import heartbeats
 from controlplane.traffic.fleet.heartbeats import Fleet
 from controlplane.web.kit import ends
@@ -262,16 +263,11 @@ def _link(row: Suspended) -> str:
 
 
 def _fleet_sentence(fleet: Fleet, glass: BreakGlass | None) -> str:
-    """Return a sentence that says how many instances say that they run without limits, or "" if the glass is whole."""
+    """Return a sentence that says which instances run without limits, or "" if the glass is whole."""
     if glass is None:
         return ""
     if fleet.unknown:
-        return f"{fleet.unknown} Nobody knows which instances follow."
-    if not fleet:
-        return "No instance reports."
-    following = sum(instance.glass_until is not None for instance in fleet)
-    late = [instance.id for instance in fleet if instance.glass_until is None]
-    if not late:
-        return f"{following} of {len(fleet)} instances say that they run with every limit as a shadow."
-    names = ", ".join(late[:5])
-    return f"{following} of {len(fleet)} instances run with every limit as a shadow. These still enforce: {names}."
+        return sentence(Reached(True, unknown=fleet.unknown), "")
+    enforcing = [instance.id for instance in fleet if instance.glass_until is None]
+    following = [instance.id for instance in fleet if instance.glass_until is not None]
+    return sentence(Reached(True, following, enforcing), "enforces its limits")

@@ -102,8 +102,8 @@ SUSPEND = RowAction(
     answer=in_one_change(_suspend),
     dialog=Asking(
         title="Suspend for now",
-        description="Every proxy refuses it within a second, until the end that you choose, or until somebody "
-        "resumes it. Nothing else changes.",
+        description="Proxies refuse it within a second, until the end that you choose, or until somebody resumes it. "
+        "Nothing else changes. The page says which instances have it.",
         submit="Suspend",
         form=SuspendDialog,
     ),
@@ -116,7 +116,7 @@ RESUME = RowAction(
     answer=in_one_change(_resume),
     dialog=Asking(
         title="Resume",
-        description="Every proxy lets it in again within a second, under the limits that apply to it.",
+        description="Proxies let it in again within a second, under the limits that apply to it.",
         submit="Resume",
     ),
 )

@@ -21,7 +21,7 @@ from controlplane.releases.publishing.models import RepairedKey
 from controlplane.web.kit.deletion import chosen
 from controlplane.web.kit.from_files import ManagedPage, with_mark
 from controlplane.web.kit.links import statement_url
-from controlplane.web.kit.parts import Column, Panel
+from controlplane.web.kit.parts import Column
 from controlplane.web.kit.site import (
     badge,
     change_url,
@@ -37,6 +37,7 @@ from controlplane.web.pages.counters import (
     ResetProjectDialog,
     resetting,
 )
+from controlplane.web.pages.emergency.state_line import STATE_LINE
 from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, SUSPENDED_FILTER, with_suspension
 from controlplane.web.pages.near import NEAR_FILTER, NEAREST, USAGE_DAY
 from controlplane.web.pages.overrides.links import RAISE_LIMIT
@@ -58,7 +59,6 @@ def linked_tokens(project: Project, live: dict[str, int]) -> str:
     return links([(f"{count:,}", list_url(Token, f"?project__id__exact={project.pk}"))])
 
 
-STATE_LINE = Panel[Project](name="state_line", template="admin/sluicegate/state_line.html")
 LIVE_TOKENS = Column(name="token_count", title="Live tokens", read=live_tokens, show=linked_tokens)
 
 
@@ -76,10 +76,7 @@ class ProjectAdmin(
     readonly_fields = ["related"]
     row_actions = (RAISE_LIMIT, resetting(ResetProjectDialog), SUSPEND, RESUME)
     columns = (NEAREST, LIVE_TOKENS)
-    panels, views = (
-        (Panel(name="state_line", template="admin/sluicegate/state_line.html"), LIVE_COUNTERS, USAGE_DAY),
-        (COUNTERS_VIEW,),
-    )
+    panels, views = (STATE_LINE, LIVE_COUNTERS, USAGE_DAY), (COUNTERS_VIEW,)
     policies = linked_filters = ("policy", "anonymous_policy", "token_policy")
     add_fieldsets = [(None, {"fields": ["slug", "name", *policies, "active", "partition_cap", "time_zone"]})]
     fieldsets = [*add_fieldsets, ("Related objects", {"fields": ["related"]})]

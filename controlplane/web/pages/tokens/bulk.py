@@ -235,7 +235,7 @@ BULK_ACTIONS = (
         answer=Deed(
             name="revoke",
             verb="Revoke",
-            effect="Every proxy refuses these tokens at once. This cannot be undone.",
+            effect="Proxies refuse these tokens within a second. This cannot be undone.",
         ),
     ),
     BulkAction(
@@ -278,7 +278,7 @@ BULK_ACTIONS = (
         answer=Deed(
             name="delete",
             verb="Delete",
-            effect="Their overrides are deleted, too. Every proxy refuses them as unknown. This cannot be undone.",
+            effect="Their overrides are deleted, too. Proxies refuse them as unknown. This cannot be undone.",
             form=BulkDeletionForm,
         ),
     ),

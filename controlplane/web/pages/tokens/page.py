@@ -1,6 +1,6 @@
 """The pages of tokens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -20,12 +20,9 @@ from controlplane.objects.policies.models import Policy
 from controlplane.objects.projects.actions import issue_token
 from controlplane.objects.projects.models import Token
 from controlplane.operations.jobs import many_tokens
-from controlplane.releases.revisions.links import revision_of
-from controlplane.releases.revisions.listing import seconds
 from controlplane.web.kit.filters import EndsFilter, LabelFilter, RowFilter, label_of
 from controlplane.web.kit.forms import LabelsField, RecordedForm
 from controlplane.web.kit.links import statement_url
-from controlplane.web.kit.parts import Panel
 from controlplane.web.kit.site import (
     link_to,
     links,
@@ -40,6 +37,7 @@ from controlplane.web.pages.counters import (
     ResetTokenDialog,
     resetting,
 )
+from controlplane.web.pages.emergency.state_line import STATE_LINE
 from controlplane.web.pages.emergency.suspending import RESUME, SUSPEND, with_suspension
 from controlplane.web.pages.near import NEAR_FILTER, NEAREST, USAGE_DAY
 from controlplane.web.pages.overrides.links import RAISE_LIMIT
@@ -81,27 +79,6 @@ def issue_from_form(tx: OpenChange, policy: Policy | None, **fields: Any) -> tup
 def examples(request: HttpRequest, secret: str) -> list[tuple[str, str, str]]:
     """Return examples of how to use a token, each with its id, title and code."""
     return token_snippets(secret)
-
-
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """How fast the instances had the revocation of a token: the revision that has it, a number, and a time."""
-
-    published: str = ""
-    had_by: str = ""
-    had_after: str = ""
-
-
-def revocation_of(request: HttpRequest, token: Token) -> Revocation:
-    revision = revision_of("token", token.pk, "token.revoke") if token.revoked_at else None
-    if revision is None:
-        return Revocation()
-    counted = request.user.has_perm("fleet.view_instance") and revision.instances
-    had_by = f"{revision.live_on} of {revision.instances}" if counted else ""
-    return Revocation(link_to(revision, f"revision {revision.number}"), had_by, seconds(revision.lag_ms))
-
-
-REVOCATION = Panel(name="revocation", template="admin/sluicegate/state_line.html", answer=revocation_of)
 
 
 class TokenForm(RecordedForm):
@@ -195,7 +172,7 @@ class TokenAdmin(
     bulk_actions, most_at_once, counted_by = BULK_ACTIONS, many_tokens.MOST_IN_A_JOB, "project_id"
     row_actions = (RAISE_LIMIT, resetting(ResetTokenDialog), SUSPEND, RESUME, ROTATE, REVOKE)
     columns = (NEAREST,)
-    panels, list_panels = (REVOCATION, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)
+    panels, list_panels = (STATE_LINE, LIVE_COUNTERS, USAGE_DAY), (HYGIENE, LABELS_LINK)
     views = (COUNTERS_VIEW, LABELS_VIEW, BY_SECRET_VIEW)
     search = TOKEN_SEARCH
     steps, settle = (reviewed,), (settle_attachment,)

@@ -81,7 +81,8 @@ REVOKE = revoking(
     revoke_token,
     Asking(
         title="Revoke this token",
-        description="Every proxy refuses it from now on. This cannot be undone. A new token has a new secret.",
+        description="Proxies refuse it within a second, and the page says which of them do. This cannot be undone. A "
+        "new token has a new secret.",
         submit="Revoke token",
     ),
 )

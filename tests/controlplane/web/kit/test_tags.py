@@ -1,6 +1,8 @@
 """What lists and forms say at a glance: shadow limits, overrides, tokens that were rotated, and usual scopes."""
 
+import json
 import re
+import time
 from datetime import date, timedelta
 
 import pytest
@@ -12,6 +14,7 @@ from controlplane.objects.projects.actions import revoke_token, rotate_token
 from controlplane.releases.publishing.models import PublishedChange, Revision
 from controlplane.traffic.usage.models import DailyReport
 from controlplane.web.kit.times import exact
+from enforcement.model.keys import Keys
 from tests.controlplane.pages import words
 from tests.factories import (
     LimitFactory,
@@ -77,22 +80,42 @@ def test_a_token_that_was_rotated_is_retiring(as_ann, store):
     assert sorted(cells(as_ann.get("/admin/projects/token/"), "state")) == ["active", "retiring"]
 
 
-def test_a_revoked_token_says_how_fast_its_revocation_was_everywhere(as_ann, client, store):
-    """Whoever may not see the instances reads the revision only. Before it is published, nothing is said of it."""
+def test_a_revoked_token_says_which_instances_still_admit_it(as_ann, client, store, client_of_store):
+    """Whoever may not see the instances reads their number only. Before it is published, each of them does."""
     token = TokenFactory(name="leaked")
     url = f"/admin/projects/token/{token.pk}/change/"
     with change(actor=Actor("ann", "admin"), reason="leaked") as tx:
         revoke_token(tx, token)
-    assert "Published as" not in as_ann.get(url).content.decode()
+    assert "Saved, and not published yet: every instance still admits this token." in text_of(as_ann.get(url))
     revision = Revision.objects.create(number=7, live_on=5, instances=5, lag_ms=360)
     PublishedChange.objects.update_or_create(change=tx.id, defaults={"revision": revision})
+    beats(client_of_store, {"us-1": 7, "us-2": 6})
+    viewer = MembershipFactory(project=token.project, role="viewer").user
 
-    said = re.sub("<[^>]*>", "", as_ann.get(url).content.decode())
-    client.force_login(MembershipFactory(project=token.project, role="viewer").user)
-    told = re.sub("<[^>]*>", "", client.get(url).content.decode())
+    said = text_of(as_ann.get(url))
+    beats(client_of_store, {"us-2": 7})
+    later = text_of(as_ann.get(url))
+    beats(client_of_store, {"us-2": 6})
+    client.force_login(viewer)
+    told = text_of(client.get(url))
 
-    assert "Every proxy refuses it. Published as revision 7; 5 of 5 instances had it within 0.4 s." in said
-    assert "Every proxy refuses it. Published as revision 7." in told
+    assert "1 of 2 instances have it; us-2 still admits this token. Published as revision 7." in said
+    assert "All 2 instances have it. Published as revision 7, which the last of them had after 0.4 s." in later
+    assert "1 of 2 instances have it; an operator sees which." in told
+    assert "Every proxy" not in said + later + told
+
+
+def text_of(response):
+    return re.sub("<[^>]*>", "", response.content.decode())
+
+
+def beats(client_of_store, instances):
+    """Let instances report their revisions."""
+    now_us = time.time_ns() // 1_000
+    for name, revision in instances.items():
+        beat = {"id": name, "revision": revision, "state": "ok", "started_at_us": now_us, "seen_at_us": now_us}
+        client_of_store.set(Keys().instance(name), json.dumps(beat), px=15_000)
+        client_of_store.zadd(Keys().instances, {name: now_us})
 
 
 @pytest.mark.parametrize(
