@@ -105,7 +105,8 @@ def _limits(judged: Sequence[Judgement]) -> Iterator[Condition]:
             fault, text = f"{it.limit} counts nothing", f"{it.text}"
             yield Condition(f"unmetered|{it.limit}", Level.LOOK, fault, text, "Fix the unit", target)
         else:
-            fault = f"{counted(len(it.instances), 'instance')} deny every request under {it.limit}"
+            deny = "denies" if len(it.instances) == 1 else "deny"
+            fault = f"{counted(len(it.instances), 'instance')} {deny} every request under {it.limit}"
             subject = f"unsupported|{it.limit}|{it.text}"
             yield Condition(subject, Level.URGENT, fault, it.text, "See the instances", INSTANCES)
 

@@ -50,6 +50,7 @@ def admitted(limiter, pairs, pause):
     return count
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("of_grants", [True, False], ids=["a grant", "a return"])
 @pytest.mark.parametrize("times", scale([1, 20], [1, 3, 20, 100]))
 def test_lost_replies_take_at_most_a_tenth(times, of_grants):

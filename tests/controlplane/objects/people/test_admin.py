@@ -39,7 +39,7 @@ OF_PROJECTS = [
     *("Decisions", ">77<", "Most denied tokens", "Limits that deny most", "Ends within 7 days"),
     *("secret-token", "secret-policy"),
 ]
-OF_THE_INSTALLATION = ["secret-instance", "secret-host", "nobody knows which", "not reachable", "nothing pending"]
+OF_THE_INSTALLATION = ["secret-instance", "secret-host", "The store does not answer"]
 
 
 def overview(client, user) -> str:

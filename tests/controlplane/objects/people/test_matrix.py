@@ -23,7 +23,7 @@ STATUSES = {
     # Everybody on the staff.
     "200 200 200 200 200": [
         *("index", "search", "jsi18n", "password_change", "password_change_done", "second-factor"),
-        "jobs_job_changelist",  # everybody sees the own jobs
+        *("needs-a-hand", "jobs_job_changelist"),  # everybody sees what is theirs
     ],
     "302 302 302 302 302": [
         *("login", "second-factor-code"),
@@ -140,7 +140,7 @@ STATUSES = {
     "404 403 404 404 404": ["policies_policy_enforce"],
     # Only by POST.
     "405 405 405 405 405": [
-        *("policy-advice", "first-steps-send"),
+        *("policy-advice", "first-steps-send", "answer-hand"),
         *("projects_managementkey_by_secret", "projects_token_by_secret", "logout"),
         *("jobs_job_cancel", "emergency_suspension_value", "emergency_suspension_break"),
         *("emergency_suspension_mend", "emergency_suspension_resume", "emergency_suspension_end"),

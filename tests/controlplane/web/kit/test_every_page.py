@@ -25,7 +25,7 @@ from tests.scale import scale
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.proof]
 
 # Files to save, and answers for scripts. What opens in a dialog is opened from its page.
-NO_PAGES = ("csv", "jsonl", "jsi18n", "counters", "search", "state", "progress", "history")
+NO_PAGES = ("csv", "jsonl", "jsi18n", "counters", "search", "state", "progress", "history", "needs-a-hand")
 NAMES = {"viewer": "ines", "editor": "jonas", "owner": "priya", "operator": "ann", "staff": "visitor"}
 DIALOGS = {
     "projects_token_change": ["Reset counters", "Suspend", "Rotate", "Revoke"],

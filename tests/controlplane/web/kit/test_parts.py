@@ -172,6 +172,6 @@ def test_pages_of_many_rows_and_of_no_rows_are_sound(inside, store):
         assert not inside.graves()
     store.freeze()
     inside.open("/admin/")
-    inside.reads("nobody knows which instances run")
+    inside.reads("The store does not answer")
     assert not inside.graves()
     store.thaw()

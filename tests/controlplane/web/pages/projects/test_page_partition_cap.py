@@ -51,8 +51,8 @@ def test_the_first_page_says_which_project_is_full(full, as_ann):
     """As the enforcers tell it with their heartbeats, so that nobody has to look for it."""
     add(as_ann, 1)  # a new revision, which every enforcer acknowledges at once, with all else that it has to say
 
-    assert eventually(lambda: "full is full" in first_page(as_ann), 15)
-    assert "full/user: more values than the cap allows" in first_page(as_ann)
+    assert eventually(lambda: "full has more values than its cap" in first_page(as_ann), 15)
+    assert "the other values of full/user share one counter" in first_page(as_ann)
 
 
 def test_the_first_page_says_nothing_of_projects_that_have_room(as_ann, store):
