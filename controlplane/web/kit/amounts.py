@@ -103,9 +103,9 @@ class UnitField(forms.CharField):
     def prepare_value(self, value: Any) -> Any:
         return money_unit() if value == MONEY else value
 
-    def to_python(self, value: Any) -> str:
-        unit: str = super().to_python(value)
-        return MONEY if is_money(unit) else unit
+    def to_python(self, value: Any) -> str | None:
+        unit = super().to_python(value)
+        return MONEY if unit and is_money(unit) else unit
 
     def clean(self, value: Any) -> str:
         if isinstance(value, str) and value.strip().lower() == MONEY:

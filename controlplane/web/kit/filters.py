@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Never
 
 from django import forms
 from django.contrib import admin
@@ -14,11 +14,14 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.contrib.filters.forms import AutocompleteDropdownForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from controlplane.objects.projects.models import Token
+from controlplane.objects.projects.models import Token, TokenQuerySet
 from controlplane.web.kit.forms import InstantInput
 from controlplane.web.kit.page import page_of
 from controlplane.web.kit.times import zone_name
 from enforcement.model.matching import check_labels
+
+# The parameters of an address, each with its values.
+type Params = dict[str, list[str]]
 
 
 class InstantRangeFilter(admin.FieldListFilter):
@@ -31,24 +34,25 @@ class InstantRangeFilter(admin.FieldListFilter):
     template = "admin/sluicegate/form_filter.html"
 
     def __init__(
-        self, field: Any, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any, field_path: str
+        self, field: Any, request: HttpRequest, params: Params, model: Any, model_admin: Any, field_path: str
     ) -> None:
         self.names = {"gte": f"{field_path}_from", "lte": f"{field_path}_to"}
+        # Values of an address are lists. An empty value is no filter.
+        given = {name: params[name][-1] for name in self.names.values() if name in params}
         super().__init__(field, request, params, model, model_admin, field_path)
         self.title = f"time ({zone_name()})"
-        # Values of an address are lists. An empty value is no filter.
-        given = {name: values[-1] for name, values in self.used_parameters.items()}
-        self.used_parameters = {name: value for name, value in given.items() if value}
-        self.form = InstantRangeForm(self.names, self.used_parameters)
+        self.form = InstantRangeForm(self.names, {name: value for name, value in given.items() if value})
+        self.used_parameters = {**self.form.data}
 
-    def expected_parameters(self) -> list[str]:
-        return list(self.names.values())
+    def expected_parameters(self) -> list[str | None]:
+        return [*self.names.values()]
 
     def has_output(self) -> bool:
         return True
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
-        yield {"form": self.form}
+    def choices(self, changelist: object) -> Iterator[Never]:
+        """Return no choices, because the template shows the form."""
+        return iter(())
 
     def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
         """Return the rows in the range. A value that is no instant gives none of them, and an error at the filter."""
@@ -76,7 +80,7 @@ class EndsFilter(admin.SimpleListFilter):
     parameter_name = "ends"
     WITHIN, USED = timedelta(days=7), timedelta(days=1)
 
-    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+    def __init__(self, request: HttpRequest, params: Params, model: Any, model_admin: Any) -> None:
         self.column = getattr(model_admin, "ends_column", "expires_at")
         self.has_use = any(field.name == "last_used_at" for field in model._meta.fields)
         super().__init__(request, params, model, model_admin)
@@ -117,7 +121,7 @@ class LabelFilter(admin.SimpleListFilter):
     # The column that has the id of the token.
     column = "pk"
 
-    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+    def __init__(self, request: HttpRequest, params: Params, model: Any, model_admin: Any) -> None:
         super().__init__(request, params, model, model_admin)
         self.form = LabelForm({self.parameter_name: self.value() or ""})
 
@@ -127,8 +131,9 @@ class LabelFilter(admin.SimpleListFilter):
     def has_output(self) -> bool:
         return True
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
-        yield {"form": self.form}
+    def choices(self, changelist: object) -> Iterator[Never]:
+        """Return no choices, because the template shows the form."""
+        return iter(())
 
     def queryset(self, request: HttpRequest, rows: QuerySet) -> QuerySet:
         """Return the rows of tokens with the label. What is no label gives none of them, and an error at the filter."""
@@ -136,7 +141,7 @@ class LabelFilter(admin.SimpleListFilter):
             return rows.none()
         if not (label := self.form.cleaned_data["label"]):
             return rows
-        if self.column == "pk":  # tokens themselves, whose index of labels the database then reads
+        if isinstance(rows, TokenQuerySet):  # the database then reads their index of labels
             return rows.with_label(*label)
         return rows.filter(**{f"{self.column}__in": Token.objects.with_label(*label).values("pk")})
 

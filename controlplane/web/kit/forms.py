@@ -12,9 +12,10 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.contrib.messages import get_messages
+from django.contrib.messages.storage.base import BaseStorage
 from django.contrib.sessions.models import Session
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.timesince import timesince
@@ -30,7 +31,7 @@ from controlplane.web.kit.state import Dialog, state_of
 from enforcement.model.instants import duration as in_words
 
 
-class WrittenField(forms.CharField):
+class WrittenField(forms.Field):
     """An integer that people write in another way. The rules of the model check its bounds."""
 
     widget = UnfoldAdminTextInputWidget
@@ -65,7 +66,7 @@ class DurationField(WrittenField):
             raise ValidationError(message) from exc
 
 
-class WordsField(forms.CharField):
+class WordsField(forms.Field):
     """A list of words, typed on one line with commas or spaces between them."""
 
     widget = UnfoldAdminTextInputWidget
@@ -80,7 +81,7 @@ class WordsField(forms.CharField):
         return self.to_python(data) != (initial or [])
 
 
-class RulesField(forms.CharField):
+class RulesField(forms.Field):
     """Rules for attributes, one on each line, such as ``model = gpt-*`` or ``tier = free | trial``."""
 
     widget = UnfoldAdminTextareaWidget
@@ -178,6 +179,14 @@ def version_of(row: Any) -> str:
     return hashlib.sha256(record.encode()).hexdigest()[:32]
 
 
+def field_of[F: forms.Field](form: forms.BaseForm, name: str, kind: type[F]) -> F:
+    """Return a field of a form, which must be of this class."""
+    field = form.fields[name]
+    if not isinstance(field, kind):
+        raise TypeError(f"{name} is no {kind.__name__}.")
+    return field
+
+
 class OneErrorForm(forms.ModelForm):
     """A form that shows an error of the model only where the form has none, and only once."""
 
@@ -189,10 +198,14 @@ class OneErrorForm(forms.ModelForm):
 
     def _untold(self, name: str, errors: list[ValidationError]) -> list[ValidationError]:
         """Return those of the model's errors that are not shown yet. Its constraints may repeat its clean()."""
-        if name != NON_FIELD_ERRORS and name in self._errors:
+        if name != NON_FIELD_ERRORS and name in self.errors:
             return []
-        shown = set(self._errors.get(name, []))
-        return [error for error in errors if not shown.issuperset(error.messages) and not shown.update(error.messages)]
+        shown, untold = set(self.errors.get(name, [])), []
+        for error in errors:
+            if not shown.issuperset(error.messages):
+                shown.update(error.messages)
+                untold.append(error)
+        return untold
 
 
 # The button of a review that leads back to the form.
@@ -215,7 +228,7 @@ class RecordedForm(OneErrorForm):
 
     # Not the name of a column, because Django drops a declared field that the admin also shows as a read-only column.
     seen_version = forms.CharField(required=False, max_length=32, widget=forms.HiddenInput)
-    change_reason = forms.CharField(
+    change_reason: forms.Field | None = forms.CharField(
         required=False,
         max_length=500,
         label="Reason for the change",
@@ -231,7 +244,7 @@ class RecordedForm(OneErrorForm):
         self.initial["seen_version"] = self.present
         self.initial[FORM_KEY] = secrets.token_urlsafe(16)
         reason = self.fields.get("change_reason")
-        if reason is not None and getattr(self.instance, "managed_by", ""):
+        if reason is not None and getattr(self.instance, "managed_by", None):
             reason.required = True
             reason.help_text = "Required, because this is managed from files. The audit keeps the reason."
 
@@ -240,8 +253,10 @@ class RecordedForm(OneErrorForm):
         if self.present and cleaned.get("seen_version") != self.present:
             self.add_error(None, self._conflict_message())
             # The user has seen the message, so the next save of this form is accepted.
-            self.data = self.data.copy()
-            self.data[self.add_prefix("seen_version")] = self.present
+            data = QueryDict(mutable=True)
+            data.update(self.data)
+            data[self.add_prefix("seen_version")] = self.present
+            self.data = data
         if BACK in self.data:
             self.add_error(None, NOTHING_SAVED)
         return cleaned
@@ -290,7 +305,8 @@ def say_once(request: HttpRequest, level: int, text: str) -> None:
     """Add a message, unless one with this text is still to be shown. A browser may drop the page that would show it."""
     waiting = get_messages(request)
     shown = text in [message.message for message in waiting]
-    waiting.used = False
+    if isinstance(waiting, BaseStorage):
+        waiting.used = False
     if not shown:
         messages.add_message(request, level, text)
 

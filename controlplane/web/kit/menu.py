@@ -1,6 +1,7 @@
 """The menu of the admin, ordered by what people want to do and not by Django application."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NotRequired, TypedDict
 
 from django import template
 from django.http import HttpRequest
@@ -11,13 +12,30 @@ from controlplane.web.kit.project_switcher import ProjectChoice, carried, choice
 register = template.Library()
 
 
-def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+class Entry(TypedDict):
+    """An entry of the menu, as the theme expects it, with the URL name of its page."""
+
+    title: str
+    icon: str
+    link: object
+    name: NotRequired[str]
+    permission: NotRequired[Callable[[HttpRequest], bool]]
+    badge: NotRequired[str]
+    badge_variant: NotRequired[str]
+
+
+class Group(TypedDict):
+    title: NotRequired[str]
+    items: list[Entry]
+
+
+def navigation(request: HttpRequest) -> list[Group]:
     """
     Return the groups of the menu with their entries, as the theme expects them.
 
     Lists that can be narrowed to a project begin with the one that the user works in.
     """
-    groups = [
+    groups: list[Group] = [
         {
             "items": [
                 _menu("Overview", "dashboard", "index", ""),
@@ -48,7 +66,7 @@ def menu_title(url: str, default: str) -> str:
     return next((entry["title"] for group in groups for entry in group if entry["link"] == url), default)
 
 
-def _limits() -> list[dict[str, Any]]:
+def _limits() -> list[Entry]:
     return [
         _menu("Projects", "apartment", "projects_project_changelist", "projects.view_project"),
         _menu("Tokens", "key", "projects_token_changelist", "projects.view_token"),
@@ -59,7 +77,7 @@ def _limits() -> list[dict[str, Any]]:
     ]
 
 
-def _activity() -> list[dict[str, Any]]:
+def _activity() -> list[Entry]:
     pending = "controlplane.web.pages.publishing.pending_badge"
     firing = "controlplane.web.overview.hands.firing_badge"
     return [
@@ -80,7 +98,7 @@ def _activity() -> list[dict[str, Any]]:
     ]
 
 
-def _access() -> list[dict[str, Any]]:
+def _access() -> list[Entry]:
     return [
         _menu("Management keys", "vpn_key", "projects_managementkey_changelist", "projects.view_managementkey"),
         _menu("People", "group", "auth_user_changelist", "auth.view_user"),
@@ -90,7 +108,7 @@ def _access() -> list[dict[str, Any]]:
     ]
 
 
-def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> dict[str, Any]:
+def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> Entry:
     """
     Return an entry of the menu, which is shown to users with the permission *right*.
 
@@ -98,10 +116,13 @@ def _menu(title: str, icon: str, name: str, right: str, badge: str = "") -> dict
         name: The URL name of the page in the admin.
         badge: The dotted path of the function that returns the badge's text.
     """
-    entry = _entry(title, icon, reverse_lazy(f"admin:{name}")) | {"name": name}
+    entry = _entry(title, icon, reverse_lazy(f"admin:{name}"))
+    entry["name"] = name
     entry["permission"] = lambda request: not right or request.user.has_perm(right)
-    return entry | ({"badge": badge, "badge_variant": "warning"} if badge else {})
+    if badge:
+        entry["badge"], entry["badge_variant"] = badge, "warning"
+    return entry
 
 
-def _entry(title: str, icon: str, link: Any) -> dict[str, Any]:
+def _entry(title: str, icon: str, link: object) -> Entry:
     return {"title": title, "icon": icon, "link": link}

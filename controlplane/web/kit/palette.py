@@ -4,11 +4,9 @@ by words of the field such as "2fa" and "kill switch".
 """
 
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import urlencode
 
 from django.apps import apps
-from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -16,6 +14,7 @@ from unfold.dataclasses import SearchResult
 
 from controlplane.objects.people.scope import is_member
 from controlplane.web.kit.menu import navigation
+from controlplane.web.kit.page import PartsPage, page_of
 from controlplane.web.kit.site import change_url, list_url
 
 # Each with the filters of its list that hide nothing.
@@ -83,10 +82,9 @@ def _commands(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:
     if verb in ADD:
         yield from _forms(request, rest)
     entries = [entry for group in navigation(request) for entry in group["items"]]
-    near = {"title": "Near a limit", "link": reverse("near-limit"), "icon": "speed"}
-    entries.append({**near, "permission": lambda request: is_member(request.user)})
-    place = {"title": "Choose a project", "link": reverse("choose-project"), "icon": "apartment"}
-    entries.append({**place, "permission": lambda request: is_member(request.user)})
+    if is_member(request.user):
+        entries.append({"title": "Near a limit", "icon": "speed", "link": reverse("near-limit")})
+        entries.append({"title": "Choose a project", "icon": "apartment", "link": reverse("choose-project")})
     meant = _titles(words)
     for entry in entries:
         is_meant = _begin(rest, entry["title"]) if verb in OPEN else entry["title"] in meant
@@ -107,7 +105,7 @@ def _forms(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:
     for label in ADDED:
         model = apps.get_model(label)
         name = str(model._meta.verbose_name)
-        if _begin(words, name) and admin.site.get_model_admin(model).has_add_permission(request):
+        if _begin(words, name) and page_of(model).has_add_permission(request):
             url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_add")
             yield SearchResult(f"Add {name}", "Command", url, "add")
 
@@ -115,7 +113,7 @@ def _forms(request: HttpRequest, words: list[str]) -> Iterator[SearchResult]:
 def _deeds(request: HttpRequest, action: str, term: str) -> Iterator[SearchResult]:
     """Yield the pages of the rows that have an action, which the page then opens. It asks before it does anything."""
     for label in HAVE_ACTIONS:
-        page = admin.site.get_model_admin(apps.get_model(label))
+        page = page_of(apps.get_model(label))
         if action not in page.actions_detail or not page.has_view_permission(request):
             continue
         for row in _rows(request, page, term)[:SHOWN_OF_A_VERB]:
@@ -133,7 +131,7 @@ def _begin(words: list[str], title: str) -> bool:
 
 def _found(request: HttpRequest, term: str, label: str) -> list[SearchResult]:
     model = apps.get_model(label)
-    page, kind = admin.site.get_model_admin(model), model._meta.verbose_name.capitalize()
+    page, kind = page_of(model), model._meta.verbose_name.capitalize()
     if not page.has_view_permission(request):
         return []
     rows = list(_rows(request, page, term)[: SHOWN + 1])
@@ -144,7 +142,7 @@ def _found(request: HttpRequest, term: str, label: str) -> list[SearchResult]:
     return results
 
 
-def _rows(request: HttpRequest, page: Any, term: str) -> QuerySet:
+def _rows(request: HttpRequest, page: PartsPage, term: str) -> QuerySet:
     rows, may_repeat = page.get_search_results(request, page.get_queryset(request), term)
     if page.list_select_related:  # the name of an override names its limit and its holder
         rows = rows.select_related(*page.list_select_related)

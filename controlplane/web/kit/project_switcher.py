@@ -90,7 +90,7 @@ def _chosen(request: HttpRequest) -> Project | None:
         project = _found(request, request.GET.get(FILTERS[name], ""))
         _remember(session, project)
         return project
-    if name == "projects_project_change":
+    if match and name == "projects_project_change":
         return _found(request, unquote(match.kwargs["object_id"]))
     list_name = name.replace("_change", "_changelist")
     if list_name in FILTERS and "_changelist_filters" in request.GET:

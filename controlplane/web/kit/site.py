@@ -6,6 +6,8 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.utils import quote
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -94,6 +96,13 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 def actor_of(request: HttpRequest) -> Actor:
     """Return the user of a request as the actor of a change."""
     return Actor(request.user.get_username(), "admin", request_id(request))
+
+
+def user_of(request: HttpRequest) -> User:
+    """Return the user of a request for a page that only users who are logged in can open."""
+    if not isinstance(request.user, User):
+        raise PermissionDenied
+    return request.user
 
 
 def done(url: str) -> HttpResponse:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from django.db.models import Model
 from drf_spectacular.drainage import get_override
 from drf_spectacular.openapi import AutoSchema as Base
 from drf_spectacular.plumbing import ResolvedComponent
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema_serializer
+from drf_spectacular.utils import Direction, OpenApiExample, OpenApiParameter, extend_schema_serializer
+from rest_framework.serializers import Serializer
 
 from controlplane.web.restkit.batches.views import ADDRESS
 from controlplane.web.restkit.idempotency.models import MAX_NAME
@@ -20,12 +22,10 @@ from controlplane.web.restkit.operations import description_of, summary_of
 from controlplane.web.restkit.problems import MEDIA_TYPE
 from controlplane.web.restkit.requests import KEY_HEADER, MAX_REASON, REASON_HEADER
 from controlplane.web.restkit.serializers import StrictSerializer
+from controlplane.web.restkit.views import WRITES, ApiView
 from controlplane.web.restkit.writes.conditions import TAGS, compares_versions
 from controlplane.web.restkit.writes.trials import TrialSerializer
 from controlplane.web.restkit.writes.waiting import HEADER
-
-if TYPE_CHECKING:
-    from controlplane.web.restkit.views import ApiView
 
 DESCRIPTION = """
 Manage projects, tokens and rate limits of a fleet of proxies.
@@ -89,13 +89,13 @@ def example(**body: Any) -> Callable[[type], type]:
     return extend_schema_serializer(examples=[OpenApiExample("Example", body, request_only=True)])
 
 
-WRITES = ("POST", "PUT", "PATCH", "DELETE")
 JSON = "application/json"
 
 
 def _header(name: str, description: str, statuses: list[int] | bool = False) -> OpenApiParameter:
-    where = OpenApiParameter.HEADER
-    return OpenApiParameter(name, str, where, required=False, description=description, response=statuses)
+    return OpenApiParameter(
+        name, str, OpenApiParameter.HEADER, required=False, description=description, response=statuses
+    )
 
 
 IF_MATCH = _header("If-Match", "The ETag that you read. The change is made only if it is still valid.")
@@ -181,7 +181,12 @@ def _without_name(kind: type[Any], name: str) -> type[Any]:
 
 
 class AutoSchema(Base):
-    view: "ApiView"
+    @property
+    def api(self) -> ApiView[Model]:
+        """The view, which has the base class of all views of the API."""
+        if not isinstance(self.view, ApiView):
+            raise TypeError(f"{type(self.view).__name__} is no view of the API.")
+        return self.view
 
     def get_operation(self, *args: Any) -> dict[str, Any] | None:
         registry = args[-1]
@@ -192,7 +197,7 @@ class AutoSchema(Base):
 
     def get_operation_id(self) -> str:
         name = super().get_operation_id()
-        if self.view.action == "export":
+        if self.api.action == "export":
             return name.removesuffix("_retrieve")
         return name.removesuffix("_create") if self._is_verb() else name
 
@@ -200,24 +205,24 @@ class AutoSchema(Base):
         return ["tokens"] if self.path.endswith("/tokens") else super().get_tags()
 
     def is_deprecated(self) -> bool:
-        return self.view.action in self.view.deprecated
+        return self.api.action in self.api.deprecated
 
     def get_summary(self) -> str:
-        return summary_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
+        return summary_of(self.get_operation_id(), self.get_tags()[0], self.api.action)
 
-    def get_description(self) -> str:
+    def get_description(self, *_: str) -> str:
         """Return a text that says what the operation does, what the resource is, and which scope is needed."""
-        own = description_of(self.get_operation_id(), self.get_tags()[0], self.view.action)
-        needed = self.view.required_scope()
+        own = description_of(self.get_operation_id(), self.get_tags()[0], self.api.action)
+        needed = self.api.required_scope()
         scope = f"Scope: `{needed}`." if needed else ""
         return "\n\n".join(filter(None, [own, super().get_description(), scope]))
 
     def get_override_parameters(self) -> list[Any]:
-        query = self.view.query_class()()
+        query = self.api.query_class()()
         parameters: list[Any] = [query] if query.fields else []
-        if self.view.is_change():
+        if self.api.is_change():
             parameters += [REASON, REVISION, WAITED]
-        if hasattr(self.view, "warned") and self.view.action in WARNING_ACTIONS:
+        if hasattr(self.api, "warned") and self.api.action in WARNING_ACTIONS:
             parameters.append(WARNED)
         if self._is_repeatable():
             parameters += [IDEMPOTENCY_KEY, REPLAYED]
@@ -227,9 +232,9 @@ class AutoSchema(Base):
             parameters.append(IF_NONE_MATCH)
         if self._has_etag() and self.method != "DELETE":
             parameters.append(ETAG)
-        if self.view.action == "list":
+        if self.api.action == "list":
             parameters.append(LINK)
-        if self.view.action == ADDRESS:
+        if self.api.action == ADDRESS:
             parameters += [JOB_LOCATION, JOB_RETRY] if 202 in self._codes() else []
         elif self._creates():
             parameters.append(LOCATION)
@@ -250,21 +255,21 @@ class AutoSchema(Base):
             schema["required"] = sorted(schema["properties"])  # a response contains every field
         return schema
 
-    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+    def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
         bodies = super()._get_response_bodies(direction)
         if self._creates_one():
             bodies["201"]["links"] = self._links()
-        if self.view.action == ADDRESS and "202" in bodies:
+        if self.api.action == ADDRESS and "202" in bodies:
             bodies["202"]["links"] = deepcopy(JOB_LINKS)
-        if self.view.is_change():
+        if self.api.is_change():
             self._add_trial(bodies)
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         if "204" in bodies:
             bodies["204"]["headers"] = self._get_response_headers_for_code("204", direction)
         for status, body in bodies.items():
             body["description"] = body["description"] or HTTPStatus(int(status)).phrase
-        for status in sorted(self._errors()):
-            bodies[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
+        for error in map(HTTPStatus, sorted(self._errors())):
+            bodies[str(error.value)] = {"description": error.phrase, "content": content}
         for status, body in bodies.items():
             body["headers"] = {**body.get("headers", {}), **HEADERS, **ERROR_HEADERS.get(status, {})}
         for status, description in SERVER_ERRORS.items():
@@ -273,7 +278,8 @@ class AutoSchema(Base):
 
     def _add_trial(self, bodies: dict[str, Any]) -> None:
         """Add the response to a dry run, whose status is 200 whatever that of the change is."""
-        kinds = dict.fromkeys([self.view.trials.get(self.view.action, TrialSerializer), TrialSerializer])
+        usual: type[TrialSerializer] = TrialSerializer
+        kinds = dict.fromkeys([self.api.trials.get(self.api.action, usual), usual])
         schemas = [self.resolve_serializer(kind, "response").ref for kind in kinds]
         if "200" in bodies:
             schemas.insert(0, bodies["200"]["content"][JSON]["schema"])
@@ -283,7 +289,7 @@ class AutoSchema(Base):
 
     def _errors(self) -> Iterator[int]:
         yield from (400, 401, 403, 405, 406, 429, 500, 503)
-        if "{" in self.path or self.view.holder_in_query:
+        if "{" in self.path or self.api.holder_in_query:
             yield 404
         if self._is_repeatable():
             yield from (409, 422)
@@ -293,38 +299,40 @@ class AutoSchema(Base):
             yield 412
 
     def _is_repeatable(self) -> bool:
-        return self.method in WRITES and (not self.view.read_only or self.view.starts_jobs)
+        return self.method in WRITES and (not self.api.read_only or self.api.starts_jobs)
 
     def _has_etag(self) -> bool:
         single = ("create", "retrieve", "update", "partial_update", "destroy")
-        return self.view.conditional and self.view.action in single
+        return self.api.conditional and self.api.action in single
 
     def _is_conditional(self) -> bool:
-        return self.method in WRITES and compares_versions(self.view)
+        return self.method in WRITES and compares_versions(self.api)
 
     def _is_verb(self) -> bool:
-        return self.method == "POST" and self.view.action != "create"
+        return self.method == "POST" and self.api.action != "create"
 
     def _creates(self) -> bool:
         return not {"201", "202"}.isdisjoint(map(str, self._codes()))
 
     def _creates_by_put(self) -> bool:
-        return self.method == "PUT" and self.view.creates_by_put
+        return self.method == "PUT" and self.api.creates_by_put
 
     def get_request_serializer(self) -> Any:
         found = super().get_request_serializer()
-        return _without_name(type(found), self.view.lookup_field)() if self._creates_by_put() else found
+        if self._creates_by_put() and isinstance(found, Serializer):
+            return _without_name(type(found), self.api.lookup_field)()
+        return found
 
     def get_response_serializers(self) -> Any:
         found = super().get_response_serializers()
         return {200: found, 201: found} if self._creates_by_put() else found
 
     def _creates_one(self) -> bool:
-        return self._creates_by_put() or self.view.action == "create"
+        return self._creates_by_put() or self.api.action == "create"
 
     def _links(self) -> dict[str, Any]:
         """Return the operations of a new object, by their actions (OpenAPI 3.1, link object)."""
-        view = self.view.view_of_one or type(self.view)
+        view = self.api.view_of_one or type(self.api)
         name, resource = view.lookup_field, self.get_tags()[0].replace("-", "_")
         return {
             action: {"operationId": f"{resource}_{action}", "parameters": {name: f"$response.body#/{name}"}}

@@ -18,7 +18,7 @@ from controlplane.objects.policies.models import Limit
 from controlplane.objects.projects.models import Project, Token, check_is_future
 from controlplane.web.kit import ends
 from controlplane.web.kit.amounts import PermitsField
-from controlplane.web.kit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm, RulesField
+from controlplane.web.kit.forms import BACK, NOTHING_SAVED, InstantInput, RecordedForm, RulesField, field_of
 from controlplane.web.pages.overrides.raising import Offers
 from enforcement.model.metered import MONEY
 from enforcement.model.sizes import MAX_NUMBER
@@ -71,7 +71,7 @@ class OverrideForm(RecordedForm):
         # A page that only shows the override has none of these.
         for name in AMOUNTS:
             if name in self.fields:
-                self.fields[name].unit = self._unit()
+                field_of(self, name, PermitsField).unit = self._unit()
 
     def _unit(self) -> str:
         """Return the unit of the limit that is posted or saved, or that of requests if there is none."""
@@ -127,13 +127,15 @@ class RaiseForm(forms.Form):
         super().__init__(*args, **options)
         self.holder, self.now, self.zone = holder, now, zone
         self.offers = {offer.limit.pk: offer for offer in offered.rows}
-        self.fields["limit"].choices = [(pk, str(offer.limit)) for pk, offer in self.offers.items()]
+        field_of(self, "limit", forms.ChoiceField).choices = [
+            (pk, str(offer.limit)) for pk, offer in self.offers.items()
+        ]
         never = [(NEVER, "No end")] if may_be_endless else []
-        self.fields["until"].choices = [*ends.NAMES.items(), (OTHER, "Other time"), *never]
+        field_of(self, "until", forms.ChoiceField).choices = [*ends.NAMES.items(), (OTHER, "Other time"), *never]
         self.initial = {"limit": next(iter(self.offers), ""), "until": ends.FRIDAY}
         self.present = digest(offered)
         chosen = self.offers.get(self["limit"].value() or "")
-        self.fields["quota"].unit = chosen.limit.unit if chosen else "requests"
+        field_of(self, "quota", PermitsField).unit = chosen.limit.unit if chosen else "requests"
 
     @property
     def hints(self) -> dict[str, str]:

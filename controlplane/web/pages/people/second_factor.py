@@ -14,13 +14,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.safestring import mark_safe
+from django_otp.middleware import is_verified
 from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from controlplane.changes.change.transaction import change
 from controlplane.objects.people import second_factor
 from controlplane.objects.people.records import Recorded
-from controlplane.web.kit.site import actor_of
+from controlplane.web.kit.site import actor_of, user_of
 from controlplane.web.login.second_factor_gate import code_url
 
 # The key of an authenticator that is not saved yet.
@@ -40,9 +41,9 @@ class CodeForm(forms.Form):
 
 def second_factor_view(request: HttpRequest) -> HttpResponse:
     """Return the page of the own second factor, which adds an authenticator, or changes what there is."""
-    if second_factor.device_of(request.user) is None:
+    if second_factor.device_of(user_of(request)) is None:
         return _enrolment(request)
-    if not request.user.is_verified():
+    if not is_verified(request.user):
         return HttpResponseRedirect(code_url(request.path))
     return _own(request)
 
@@ -54,19 +55,19 @@ def _enrolment(request: HttpRequest) -> HttpResponse:
         if codes := _recorded(request, lambda: _enrolled(request, key, form.cleaned_data["code"])):
             return _page(request, codes=codes)
         form.add_error("code", WRONG)
-    url = second_factor.address_of(request.user, key)
+    url = second_factor.address_of(user_of(request), key)
     picture = segno.make_qr(url, error="m").svg_inline(scale=4, border=4, light="#fff", omitsize=False)
     return _page(request, form=form, picture=mark_safe(picture), key=second_factor.readable(key))
 
 
 def _enrolled(request: HttpRequest, key: str, code: str) -> list[str]:
     """Save the authenticator if its code is right, and return recovery codes, or an empty list."""
-    device = second_factor.enrol(request.user, key, code)
+    device = second_factor.enrol(user_of(request), key, code)
     if device is None:
         return []
     del request.session[SESSION_KEY]
     _log_in(request, device)
-    return second_factor.new_recovery_codes(request.user)
+    return second_factor.new_recovery_codes(user_of(request))
 
 
 def _own(request: HttpRequest) -> HttpResponse:
@@ -74,19 +75,19 @@ def _own(request: HttpRequest) -> HttpResponse:
     form = CodeForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         if not _is_right(request, form):
-            return _page(request, form=form, left=second_factor.recovery_codes_left(request.user))
+            return _page(request, form=form, left=second_factor.recovery_codes_left(user_of(request)))
         if "remove" in request.POST:
-            _recorded(request, lambda: second_factor.remove(request.user))
+            _recorded(request, lambda: second_factor.remove(user_of(request)))
             messages.success(request, "Your second factor is removed.")
             return HttpResponseRedirect(reverse("second-factor"))
-        codes = _recorded(request, lambda: second_factor.new_recovery_codes(request.user), "recovery_codes")
+        codes = _recorded(request, lambda: second_factor.new_recovery_codes(user_of(request)), "recovery_codes")
         return _page(request, codes=codes)
-    return _page(request, form=form, left=second_factor.recovery_codes_left(request.user))
+    return _page(request, form=form, left=second_factor.recovery_codes_left(user_of(request)))
 
 
-def _recorded(request: HttpRequest, act: Callable[[], Any], what: str = "second_factor") -> Any:
+def _recorded[T](request: HttpRequest, act: Callable[[], T], what: str = "second_factor") -> T:
     """Return what *act* returns, with an audit entry if that is true."""
-    record = Recorded(request.user)
+    record = Recorded(user_of(request))
     before = record.as_record()
     with change(actor=actor_of(request)) as tx:
         if done := act():
@@ -114,7 +115,7 @@ class Following(RedirectURLMixin):
 def code_view(request: HttpRequest) -> HttpResponse:
     """Return the page that asks for a code after the password, or lead to where the user wanted to go."""
     following = Following(request).get_success_url()
-    if request.user.is_verified() or second_factor.device_of(request.user) is None:
+    if is_verified(request.user) or second_factor.device_of(user_of(request)) is None:
         return HttpResponseRedirect(following)
     form = CodeForm(request.POST or None)
     if request.method == "POST" and form.is_valid() and _is_right(request, form):
@@ -125,10 +126,10 @@ def code_view(request: HttpRequest) -> HttpResponse:
 
 def _is_right(request: HttpRequest, form: CodeForm) -> bool:
     """Return whether the code of a form is right, and then let the session in. Else the form says what is wrong."""
-    if wait := second_factor.wait_seconds(request.user):
+    if wait := second_factor.wait_seconds(user_of(request)):
         form.add_error("code", f"Wait {wait} second{'' if wait == 1 else 's'} after a wrong code, then try again.")
         return False
-    device = second_factor.verify(request.user, form.cleaned_data["code"])
+    device = second_factor.verify(user_of(request), form.cleaned_data["code"])
     if device is None:
         # So it is among the failed log-ins, and locks the address out after some.
         credentials = {"username": request.user.get_username()}

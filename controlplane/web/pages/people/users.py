@@ -1,5 +1,7 @@
 """The pages of people: the users, whose model belongs to Django, with what they may do in which project."""
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,7 +12,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import PermissionDenied
-from django.db.models import Exists, OuterRef, Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -29,7 +31,8 @@ from controlplane.objects.people.scope import is_member, is_operator, projects_o
 from controlplane.web.kit.dialogs import Asking, Done, Page, RowAction, in_one_change
 from controlplane.web.kit.edit_page import EditPage
 from controlplane.web.kit.forms import RecordedForm
-from controlplane.web.kit.site import badge, instant, link_to, links
+from controlplane.web.kit.parts import Column
+from controlplane.web.kit.site import badge, instant, link_to, links, user_of
 from controlplane.web.scope.rows import RowScope, Visitor
 
 # The pages of authenticators would show their keys.
@@ -83,7 +86,7 @@ def _of_owners(rows: QuerySet[User], user: Visitor, kind: str) -> QuerySet[User]
 
 def _but_oneself(rows: QuerySet[User], user: Visitor, kind: str) -> QuerySet[User]:
     """Return *rows* without the own account, if they are deleted, so that one operator is left."""
-    return rows.exclude(pk=user.pk) if kind == "delete" else rows
+    return rows.exclude(pk=user.pk) if kind == "delete" and user.pk else rows
 
 
 def _reset(tx: OpenChange, user: User, given: dict[str, Any]) -> Done:
@@ -113,6 +116,47 @@ RESET_SECOND_FACTOR = RowAction(
 )
 
 
+def _memberships(users: Sequence[User], request: HttpRequest) -> Mapping[int, list[Membership]]:
+    """Return the memberships by user, in the projects that the reader owns."""
+    rows = Membership.objects.filter(user__in=users, project__in=projects_of(request.user, OWNER))
+    found: dict[int, list[Membership]] = defaultdict(list)
+    for one in rows.select_related("project").order_by("project__slug"):
+        found[one.user_id].append(one)
+    return found
+
+
+def _access(user: User, memberships: Mapping[int, list[Membership]]) -> str:
+    """Return each project with the role in it, and what that role may do in three words."""
+    rows = [(badge(one.role), one.project.slug, WORDS.get(one.role, "")) for one in memberships.get(user.pk, ())]
+    if user.is_superuser or any(group.name == OPERATORS for group in user.groups.all()):
+        rows.insert(0, (badge("operator", "warn"), "", OPERATOR_WORDS))
+    line = '<li>{} <strong>{}</strong> <span class="sg-help">{}</span></li>'
+    listed = format_html('<ul class="sg-plain-list">{}</ul>', format_html_join("", line, rows))
+    return listed if rows else "nothing yet"
+
+
+def _membership_links(user: User, memberships: Mapping[int, list[Membership]]) -> str:
+    """Return the memberships with links to change them, and a link to add another."""
+    rows = [
+        (one.project.slug, badge(one.role), WORDS.get(one.role, ""), link_to(one, "Change"))
+        for one in memberships.get(user.pk, ())
+    ]
+    line = '<li><strong>{}</strong> {} <span class="sg-help">{}</span> {}</li>'
+    url = f"{reverse('admin:access_membership_add')}?{urlencode({'person': user.get_username()})}"
+    listed = format_html('<ul class="sg-plain-list">{}</ul>', format_html_join("", line, rows)) if rows else "none, "
+    return format_html("{}{}", listed, links([("Add a membership", url)]))
+
+
+def _devices(users: Sequence[User], request: HttpRequest) -> set[int]:
+    """Return the keys of the users with a second factor."""
+    return set(TOTPDevice.objects.filter(user__in=users, confirmed=True).values_list("user_id", flat=True))
+
+
+def _second_factor(user: User, devices: set[int]) -> str:
+    off = badge("off", "warn" if settings.REQUIRE_SECOND_FACTOR else "")
+    return badge("on", "good") if user.pk in devices else off
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, EditPage):
     """
@@ -132,6 +176,13 @@ class UserAdmin(DjangoUserAdmin, EditPage):
     # Django's widget of two boxes with arrows has parts without accessible names.
     filter_horizontal = []
     readonly_fields = ["memberships", "has_second_factor", "last_seen", "joined"]
+    columns = (
+        Column(name="access", title="May do", read=_memberships, show=_access),
+        Column(name="memberships", title="Memberships", read=_memberships, show=_membership_links),
+        Column(
+            name="has_second_factor", title="Second factor", read=_devices, show=_second_factor, order="second_factor"
+        ),
+    )
     row_actions = (RESET_SECOND_FACTOR,)
     fieldsets = [
         (None, {"fields": ["username", "password", ("first_name", "last_name"), "email"]}),
@@ -146,10 +197,8 @@ class UserAdmin(DjangoUserAdmin, EditPage):
     is_published = False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
-        seen = Membership.objects.filter(project__in=projects_of(request.user, OWNER)).select_related("project")
         devices = TOTPDevice.objects.filter(user=OuterRef("pk"), confirmed=True)
-        rows = super().get_queryset(request).prefetch_related("groups").annotate(second_factor=Exists(devices))
-        return rows.prefetch_related(Prefetch("memberships", seen.order_by("project__slug"), to_attr="shown"))
+        return super().get_queryset(request).prefetch_related("groups").annotate(second_factor=Exists(devices))
 
     def get_list_display(self, request: HttpRequest) -> list[str]:
         return self.list_display if is_operator(request.user) else ["username", "access"]
@@ -167,9 +216,10 @@ class UserAdmin(DjangoUserAdmin, EditPage):
         shown = super().get_fieldsets(request, obj)
         return [(name, {**it, "fields": [one for one in it["fields"] if one not in hidden]}) for name, it in shown]
 
-    def get_form(self, request: HttpRequest, obj: User | None = None, **options: Any) -> Any:
+    def get_form(self, request: HttpRequest, obj: User | None = None, **options: Any) -> type[forms.ModelForm]:
         form = super().get_form(request, obj, **options)
-        form.user = request.user
+        if issubclass(form, UserForm):
+            form.user = user_of(request)
         return form
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -181,26 +231,11 @@ class UserAdmin(DjangoUserAdmin, EditPage):
         }
         return super().changelist_view(request, {**shown, **(extra_context or {})})
 
-    @display(description="May do")
-    def access(self, user: User) -> str:
-        """Return each project with the role in it, and what that role may do in three words."""
-        rows = [(badge(one.role), one.project.slug, WORDS.get(one.role, "")) for one in user.shown]
-        if user.is_superuser or any(group.name == OPERATORS for group in user.groups.all()):
-            rows.insert(0, (badge("operator", "warn"), "", OPERATOR_WORDS))
-        line = '<li>{} <strong>{}</strong> <span class="sg-help">{}</span></li>'
-        listed = format_html('<ul class="sg-plain-list">{}</ul>', format_html_join("", line, rows))
-        return listed if rows else "nothing yet"
-
     @display(description="Account")
     def account(self, user: User) -> str:
         if not user.is_active:
             return badge("inactive", "bad")
         return badge("may log in", "good") if user.is_staff else badge("may not log in", "warn")
-
-    @display(description="Second factor", ordering="second_factor")
-    def has_second_factor(self, user: User) -> str:
-        off = badge("off", "warn" if settings.REQUIRE_SECOND_FACTOR else "")
-        return badge("on", "good") if user.second_factor else off
 
     @display(description="Last log-in", ordering="last_login")
     def last_seen(self, user: User) -> str:
@@ -209,19 +244,6 @@ class UserAdmin(DjangoUserAdmin, EditPage):
     @display(description="Created", ordering="date_joined")
     def joined(self, user: User) -> str:
         return instant(user.date_joined)
-
-    @display(description="Memberships")
-    def memberships(self, user: User) -> str:
-        """Return the memberships with links to change them, and a link to add another."""
-        rows = [
-            (one.project.slug, badge(one.role), WORDS.get(one.role, ""), link_to(one, "Change")) for one in user.shown
-        ]
-        line = '<li><strong>{}</strong> {} <span class="sg-help">{}</span> {}</li>'
-        url = f"{reverse('admin:access_membership_add')}?{urlencode({'person': user.get_username()})}"
-        listed = (
-            format_html('<ul class="sg-plain-list">{}</ul>', format_html_join("", line, rows)) if rows else "none, "
-        )
-        return format_html("{}{}", listed, links([("Add a membership", url)]))
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Return the response of the page that sets a user's password, and record a change of it in the audit."""

@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from controlplane.changes.words.describe import brief, sentence
 from controlplane.objects.policies.models import Limit, Policy, Uses, columns_of
 from controlplane.web.kit.amounts import PermitsField, UnitField, money_unit
-from controlplane.web.kit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField
+from controlplane.web.kit.forms import DurationField, NumbersField, OneErrorForm, RulesField, WordsField, field_of
 from enforcement.model.limit_fields import (
     BY_NAME,
     ENDING,
@@ -65,7 +65,7 @@ def fieldsets() -> list[tuple[str | None, dict[str, Any]]]:
     return [(None, {"fields": parts[FIRST]}), *folded]
 
 
-def made(field: Field, kind: type[forms.Field] = forms.ChoiceField, **options: Any) -> Any:
+def made(field: Field, kind: type[forms.Field] = forms.ChoiceField, **options: Any) -> forms.Field:
     """
     Return the form field of a field of a limit, with its label, help, choices and default.
 
@@ -144,9 +144,9 @@ class LimitForm(OneErrorForm):
         super().__init__(*args, **options)
         # "sg-units" is on the page of the policy.
         self.fields["unit"].widget.attrs |= {"list": "sg-units", "data-money": money_unit()}
-        unit = self.fields["unit"].to_python(self["unit"].value())
+        unit = field_of(self, "unit", UnitField).to_python(self["unit"].value()) or ""
         for name in AMOUNTS:
-            self.fields[name].unit = unit
+            field_of(self, name, PermitsField).unit = unit
         for name, conditions in CONDITIONS.items():
             self.fields[name].widget.attrs["data-only-if"] = json.dumps(conditions)
         if self.instance._state.adding:
@@ -179,14 +179,15 @@ class LimitForm(OneErrorForm):
     def usual_zone(self) -> str:
         """Return the zone of a limit that names none: for a budget of money that of the project, whose bill has it."""
         project = self.instance.policy.project
-        is_budget = self.fields["quota"].unit == MONEY and bool(self["calendar"].value())
+        is_budget = field_of(self, "quota", PermitsField).unit == MONEY and bool(self["calendar"].value())
         return project.time_zone if project and is_budget and self.instance._state.adding else "UTC"
 
     def clean(self) -> dict[str, Any] | None:
         # A page does not send what other fields leave no choice for. Django would keep the former values.
+        usual = Limit()
         for name in CONDITIONS:
             if name != "time_zone" and self.add_prefix(name) not in self.data:
-                setattr(self.instance, name, Limit._meta.get_field(name).get_default())
+                setattr(self.instance, name, getattr(usual, name))
         return super().clean()
 
 
@@ -198,6 +199,8 @@ class LoneLimitForm(LimitForm):
 
 
 class LimitFormSet(PaginationInlineFormSet):
+    data: QueryDict
+
     @property
     def units(self) -> dict[str, str]:
         """The usual units as the form calls them, with words."""

@@ -111,8 +111,8 @@ class PolicyForm(RecordedForm):
         if rules.on_disconnect == USUAL_DISCONNECT[rules.estimate]:
             self.fields["on_disconnect"].initial = ""  # so that it goes with the estimate if that is changed
 
-    def clean(self) -> dict[str, Any] | None:
-        cleaned = super().clean() or self.cleaned_data
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
         self._check_slug(cleaned)
         rules = {name: cleaned[name] for name in METERING_FIELDS if cleaned.get(name) not in (None, "", {})}
         try:

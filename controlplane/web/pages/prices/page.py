@@ -33,6 +33,7 @@ from controlplane.objects.prices.seen import MOST_SHOWN, SeenModel, seen_lately,
 from controlplane.releases.publishing.models import Revision
 from controlplane.traffic.fleet import heartbeats
 from controlplane.web.kit.edit_page import EditPage
+from controlplane.web.kit.forms import RecordedForm
 from controlplane.web.kit.parts import View
 from controlplane.web.kit.site import badge, instant, list_url, long_name
 from controlplane.web.kit.state import state_of
@@ -74,24 +75,14 @@ class ModelPriceAdmin(EditPage):
     ]
     add_fieldsets = fieldsets[:2]
     # For a price that cannot be edited. Its columns hold millionths.
-    shown_fieldsets = [
-        fieldsets[0],
-        (
-            "Price of a million tokens",
-            {
-                "fields": [
-                    *(("input_rate", "output_rate"), ("cached_rate", "write_rate"), "calls_rate"),
-                    *("other_classes", "multiplied", "most_tokens", "long_requests"),
-                ]
-            },
-        ),
-        fieldsets[2],
+    rates = [
+        *(("input_rate", "output_rate"), ("cached_rate", "write_rate"), "calls_rate"),
+        *("other_classes", "multiplied", "most_tokens", "long_requests"),
     ]
+    shown_fieldsets = [fieldsets[0], ("Price of a million tokens", {"fields": rates}), fieldsets[2]]
     # Without what was raised, perhaps by the requests of other projects.
-    members_fieldsets = [
-        (title, {"fields": ["own_bounds" if name == "most_tokens" else name for name in part["fields"]]})
-        for title, part in shown_fieldsets
-    ]
+    own_rates = ["own_bounds" if name == "most_tokens" else name for name in rates]
+    members_fieldsets = [fieldsets[0], ("Price of a million tokens", {"fields": own_rates}), fieldsets[2]]
     list_before_template = "admin/sluicegate/models.html"
     # Members read the prices, and see which models their projects use.
     scope = RowScope(shared=True, limits=_of_operators)
@@ -128,9 +119,9 @@ class ModelPriceAdmin(EditPage):
             # These say which models other projects ask for.
             if whose is not None:
                 raised = raised.filter(pattern__in={one.price.pattern for one in seen if one.price})
-            raised = list(raised[:MOST_SHOWN])
+            addends = list(raised[:MOST_SHOWN])
             learned = [_learned(row) for row in LearnedEstimate.objects.all()] if whose is None else []
-        shown = {**_shown(seen), "broken": above, "addends": raised, "learned": learned}
+        shown = {**_shown(seen), "broken": above, "addends": addends, "learned": learned}
         shown |= {"most_added": MAX_ADDED_TOKENS, "may_forget": self.has_change_permission(request)}
         return super().changelist_view(request, {**shown, **(extra_context or {})})
 
@@ -207,7 +198,7 @@ class ModelPriceAdmin(EditPage):
     def changed(self, price: ModelPrice) -> str:
         return instant(price.changed_at)
 
-    def save_row(self, request: HttpRequest, obj: ModelPrice, form: PriceForm) -> None:
+    def save_row(self, request: HttpRequest, obj: ModelPrice, form: RecordedForm) -> None:
         save_price(state_of(request).tx, obj)
 
     def record(self, tx: OpenChange, obj: ModelPrice, before: dict[str, Any] | None) -> None:

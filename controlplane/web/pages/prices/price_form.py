@@ -21,7 +21,7 @@ _IN_TIERS = (*RATES, *FURTHER_NAMES)
 _TIER = re.compile(r"above\s+([\d,_]+)\s*:(.*)", re.ASCII)
 
 
-class NamedField(forms.CharField):
+class NamedField(forms.Field):
     """
     A number for each of some names, one on each line, such as ``output_image 30``.
 
@@ -63,7 +63,7 @@ class NamedField(forms.CharField):
         return micros * self._scale // 1_000_000
 
 
-class TiersField(forms.CharField):
+class TiersField(forms.Field):
     """Prices for requests with more input, one on each line, such as ``above 200000: input 5, output 22.5``."""
 
     rule = 'Each line must have the form "above 200000: input 5, output 22.5"'

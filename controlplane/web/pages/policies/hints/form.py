@@ -8,13 +8,13 @@ from typing import Any
 from django.db.models import QuerySet
 
 from controlplane.changes.words.effects import differing
+from controlplane.core.instants import exact
 from controlplane.core.money import InvalidAmount, quantity, read_permits
 from controlplane.core.optional import USAGE, optional
 from controlplane.objects.policies.models import Limit, Policy
 from controlplane.objects.projects.models import Project, Token
 from controlplane.traffic.usage import units
 from controlplane.web.kit.amounts import money_unit
-from controlplane.web.kit.times import exact
 from controlplane.web.pages.policies.hints import traffic
 from controlplane.web.pages.policies.hints.rules import Advice, warnings
 from controlplane.web.pages.policies.hints.trying import folded, sample, tried
